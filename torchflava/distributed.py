@@ -35,7 +35,7 @@ def gather(x: Tensor, gradients: Gather = "global") -> Tensor:
     if world_size() == 1:
         return x if gradients != "none" else x.detach()
     if gradients == "global":
-        return torch.cat(differentiable_all_gather(x.contiguous()))
+        return torch.cat(differentiable_all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     if gradients == "local":

@@ -1,0 +1,21 @@
+"""One modality in, `Encoded` out; or two modalities' states in, `Fused` out."""
+
+from torchflava.encoders.fusion import FusionEncoder, flava_fusion_encoder
+from torchflava.encoders.image import ImageEncoder, flava_image_encoder
+from torchflava.encoders.states import Encoded, Fused, FusionPart, ImagePart, TextPart
+from torchflava.encoders.text import TextEncoder, flava_text_encoder, keep_tokens
+
+__all__ = [
+    "Encoded",
+    "Fused",
+    "FusionEncoder",
+    "FusionPart",
+    "ImageEncoder",
+    "ImagePart",
+    "TextEncoder",
+    "TextPart",
+    "flava_fusion_encoder",
+    "flava_image_encoder",
+    "flava_text_encoder",
+    "keep_tokens",
+]

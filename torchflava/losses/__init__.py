@@ -1,0 +1,18 @@
+"""Pure functions of logits or embeddings; the only parameter is the temperature. No head lives here."""
+
+from torchflava.losses.contrastive import ContrastiveLoss, contrastive_loss
+from torchflava.losses.loss import Loss
+from torchflava.losses.masked import masked_prediction_loss
+from torchflava.losses.matching import matching_loss
+from torchflava.losses.total import LOSSES, mean_losses, weighted_sum
+
+__all__ = [
+    "LOSSES",
+    "ContrastiveLoss",
+    "Loss",
+    "contrastive_loss",
+    "masked_prediction_loss",
+    "matching_loss",
+    "mean_losses",
+    "weighted_sum",
+]

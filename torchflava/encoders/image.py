@@ -1,0 +1,67 @@
+"""The image encoder: a ViT with a mask token (paper §3.1).
+
+Letters: B batch, S side in pixels, N patches, D width.
+"""
+
+from torch import Tensor, nn
+
+from torchflava.encoders.states import Encoded
+from torchflava.layers import LayerNorm, PatchEmbedding, transformer
+
+
+class ImageEncoder(nn.Module):
+    """Patch embedding, trunk, last norm.
+
+    Anything with a `width` that maps (pixels, masked) to `Encoded` may stand in for it in `models.Flava`.
+    """
+
+    def __init__(self, embed: PatchEmbedding, trunk: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.embed = embed
+        self.trunk = trunk
+        self.norm = norm
+        self.width = int(embed.positions.shape[-1])
+
+    @property
+    def image_size(self) -> int:
+        """S."""
+        return self.embed.image_size
+
+    @property
+    def num_patches(self) -> int:
+        """N."""
+        return self.embed.num_patches
+
+    def resize(self, image_size: int) -> None:
+        """Resize the learned positions, for good, to images of another size."""
+        self.embed.resize(image_size)
+
+    def units(self) -> list[nn.Module]:
+        """The parts to shard one by one."""
+        return list(getattr(self.trunk, "blocks", []))
+
+    def forward(self, pixels: Tensor, masked: Tensor | None = None) -> Encoded:
+        """(B, 3, S, S) float, masked (B, N) bool, True where hidden -> `Encoded` of (B, 1 + N, D)."""
+        hidden = self.trunk(self.embed(pixels, masked))
+        return Encoded(hidden, self.norm(hidden))
+
+
+def flava_image_encoder(
+    *,
+    width: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
+    hidden: int | None = None,
+    image_size: int = 224,
+    patch_size: int = 16,
+    interpolate: bool = False,
+) -> ImageEncoder:
+    """ViT-B/16 at 224 px, unless told otherwise; `hidden` is the width inside the MLP, 4 * width by default.
+
+    `interpolate` lets images of another size through, with positions resized on the fly.
+    """
+    return ImageEncoder(
+        embed=PatchEmbedding(width, image_size, patch_size, interpolate=interpolate),
+        trunk=transformer(width, depth, num_heads, hidden=hidden),
+        norm=LayerNorm(width),
+    )

@@ -1,0 +1,19 @@
+"""Layer normalisation in float32 whatever the precision (paper §4.2: fp16 training keeps its layer norms in fp32)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """(..., D) -> (..., D) in the input's dtype, computed in float32.
+
+    The same parameters as `torch.nn.LayerNorm`; `eps` is 1e-12 in FLAVA's encoders and 1e-5 in its heads
+    (facebookresearch/multimodal@3c2a85a, models/flava/model.py and modules/losses/flava.py).
+    """
+
+    def __init__(self, width: int, eps: float = 1e-12) -> None:
+        super().__init__(width, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
+        return y.to(x.dtype)

@@ -1,0 +1,107 @@
+"""The pre-norm transformer that all three encoders share (paper §3.1; Dosovitskiy et al. 2021, fig. 1).
+
+Letters: B batch, L length, D width, H heads.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchflava.layers.init import init_weights
+from torchflava.layers.norm import LayerNorm
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention on `scaled_dot_product_attention`, every projection biased.
+
+    Args:
+        width: D.
+        num_heads: H, a divisor of D.
+
+    Raises:
+        ValueError: if D is no multiple of H.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"Attention: width {width} is no multiple of num_heads {num_heads}; choose a divisor")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        init_weights(self.qkv, self.out)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, L, D), keep (B, L) bool, True where a key may be attended to -> (B, L, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if keep is None else keep[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers round an exact (erf) GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        init_weights(self.up, self.down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Any module of the same signature may stand in for a part."""
+
+    def __init__(self, attention: nn.Module, mlp: nn.Module, attention_norm: nn.Module, *, mlp_norm: nn.Module) -> None:
+        super().__init__()
+        self.attention_norm = attention_norm
+        self.attention = attention
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, L, D), keep (B, L) bool -> (B, L, D)."""
+        x = x + self.attention(self.attention_norm(x), keep)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """Blocks in a row, without a norm at the end: FLAVA fuses the states before it."""
+
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, L, D), keep (B, L) bool -> (B, L, D)."""
+        for block in self.blocks:
+            x = block(x, keep)
+        return x
+
+
+def transformer(
+    width: int, depth: int, num_heads: int, *, hidden: int | None = None, eps: float = 1e-12
+) -> Transformer:
+    """Build a `Transformer` of `depth` blocks; `hidden`, the width inside the MLP, is 4 * width unless given."""
+    return Transformer(
+        [
+            Block(
+                Attention(width, num_heads),
+                Mlp(width, hidden or 4 * width),
+                LayerNorm(width, eps),
+                mlp_norm=LayerNorm(width, eps),
+            )
+            for _ in range(depth)
+        ]
+    )

@@ -1,0 +1,24 @@
+"""Masked prediction: cross-entropy over the labelled rows (paper §3.2, L_MIM, L_MLM, L_MMM).
+
+Letters: B batch, K rows asked for, V codes or words.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchflava.batch import IGNORE
+from torchflava.losses.loss import Loss
+
+
+def masked_prediction_loss(logits: Tensor, labels: Tensor) -> Loss:
+    """(B, K, V), (B, K) int64 with `IGNORE` where nothing is asked -> `Loss`, in float32.
+
+    Raises:
+        ValueError: if the labels do not fit the logits.
+    """
+    if logits.shape[:2] != labels.shape:
+        raise ValueError(
+            f"labels are {tuple(labels.shape)}, logits {tuple(logits.shape)}: one label for each row is due"
+        )
+    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    return Loss(total, (labels != IGNORE).sum().float())

@@ -1,0 +1,47 @@
+"""From sums and counts to one number to minimise (paper §3.2; the weights are 1 in the paper and in both references)."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from torchflava.distributed import sum_over_ranks, world_size
+from torchflava.losses.loss import Loss
+
+LOSSES = ("mim", "mlm", "mmm_image", "mmm_text", "itm", "contrastive")
+"""The six losses, by the names that they carry everywhere."""
+
+
+def mean_losses(losses: Mapping[str, Loss], over: Literal["global", "rank"] = "global") -> dict[str, Tensor]:
+    """The mean of each loss, with gradient.
+
+    Args:
+        losses: what the model returned, the same names on every rank.
+        over: `global` divides by the labelled rows of the whole batch, so that the gradient, averaged over ranks as DDP
+            and FSDP do, is that of one process on that batch; `rank` takes each rank's own mean, as the references do.
+
+    Returns:
+        `global`: this rank's share, whose average over ranks is the global mean; `rank`: this rank's mean.
+    """
+    if over not in ("global", "rank"):
+        raise ValueError(f"mean_losses: over must be 'global' or 'rank', got {over!r}")
+    if over == "rank" or world_size() == 1:
+        return {name: loss.mean for name, loss in losses.items()}
+    counts = sum_over_ranks(torch.stack([loss.num_rows for loss in losses.values()]))
+    shares = world_size() / counts.clamp(min=1)
+    return {name: loss.total * share for (name, loss), share in zip(losses.items(), shares, strict=True)}
+
+
+def weighted_sum(means: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The sum of the means, each times its weight.
+
+    Raises:
+        ValueError: for a loss without a weight; a weight without a loss is another kind of batch's.
+    """
+    missing = sorted(set(means) - set(weights))
+    if missing:
+        raise ValueError(f"no weight for {', '.join(missing)}; give one, 1.0 as in the paper if in doubt")
+    if not means:
+        raise ValueError("there is no loss to sum: the model has no objective for this batch")
+    return torch.stack([weights[name] * mean for name, mean in means.items()]).sum()

@@ -1,0 +1,199 @@
+"""Pretraining: the six losses over the three kinds of batch (paper §3.2).
+
+Letters: B batch, N patches, T tokens, K rows asked for, V words, E embedding width.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from torchflava.batch import IGNORE, Batch, ImageBatch, PairBatch, TextBatch
+from torchflava.distributed import Gather
+from torchflava.encoders import Fused
+from torchflava.heads import MaskedPredictionHead, MatchHead
+from torchflava.layers import take_rows
+from torchflava.losses import ContrastiveLoss, Loss, masked_prediction_loss, matching_loss
+from torchflava.models.flava import Flava, flava_model
+
+ItmInput = Literal["masked", "clean"]
+
+
+class FlavaForPreTraining(nn.Module):
+    """FLAVA with its heads. `forward` maps a batch to its named losses, unweighted; the batch's type says which.
+
+    A part set to None takes its loss, and the passes that only it needs, out of training: `model.itm = None`.
+
+    Args:
+        flava: the encoders.
+        mim, mlm: heads of masked image and masked language modelling, on the encoders' normed states.
+        mmm_image, mmm_text: heads of masked multimodal modelling, on the fusion encoder's normed states.
+        itm: head of image-text matching, on CLS_M.
+        contrastive: the global contrastive loss, on the projected class tokens of the clean pair.
+        itm_input: whether matching looks at the masked pair, sharing the pass of MMM as both references do, or at the
+            clean pair, at the cost of a text and a fusion pass more.
+    """
+
+    def __init__(
+        self,
+        flava: Flava,
+        *,
+        mim: nn.Module | None,
+        mlm: nn.Module | None,
+        mmm_image: nn.Module | None,
+        mmm_text: nn.Module | None,
+        itm: nn.Module | None,
+        contrastive: nn.Module | None,
+        itm_input: ItmInput = "masked",
+    ) -> None:
+        super().__init__()
+        if itm_input not in ("masked", "clean"):
+            raise ValueError(f"itm_input must be 'masked' or 'clean', got {itm_input!r}")
+        self.flava = flava
+        self.mim, self.mlm = mim, mlm
+        self.mmm_image, self.mmm_text = mmm_image, mmm_text
+        self.itm, self.contrastive = itm, contrastive
+        self.itm_input = itm_input
+
+    def forward(self, batch: Batch) -> dict[str, Loss]:
+        """A batch -> its losses by name.
+
+        Raises:
+            TypeError: for what is no batch.
+            ValueError: for a batch for which every objective was taken out.
+        """
+        match batch:
+            case ImageBatch():
+                losses = self.image_losses(batch)
+            case TextBatch():
+                losses = self.text_losses(batch)
+            case PairBatch():
+                losses = self.clean_losses(batch) | self.masked_losses(batch)
+            case _:
+                raise TypeError(
+                    f"no objective for a {type(batch).__name__}; give an ImageBatch, TextBatch or PairBatch"
+                )
+        if not losses:
+            raise ValueError(
+                f"every objective for a {type(batch).__name__} was taken out; leave this kind out of the data"
+            )
+        return losses
+
+    def image_losses(self, batch: ImageBatch) -> dict[str, Loss]:
+        """Masked image modelling: codes of the hidden patches from the image alone."""
+        if self.mim is None:
+            return {}
+        patches = self.flava.image_encoder(batch.pixels, batch.masked).normed[:, 1:]
+        return {"mim": masked_prediction_loss(self.mim(take_rows(patches, batch.positions)), batch.labels)}
+
+    def text_losses(self, batch: TextBatch) -> dict[str, Loss]:
+        """Masked language modelling: hidden words from the text alone."""
+        if self.mlm is None:
+            return {}
+        tokens = self.flava.text_encoder(batch.masked_ids, batch.keep).normed
+        return {"mlm": masked_prediction_loss(self.mlm(take_rows(tokens, batch.positions)), batch.labels)}
+
+    def clean_losses(self, batch: PairBatch) -> dict[str, Loss]:
+        """The contrastive loss over true pairs."""
+        if self.contrastive is None:
+            return {}
+        image, text = self.embed_image(batch.pixels), self.embed_text(batch.ids, batch.keep)
+        return {"contrastive": self.contrastive(image, text, batch.contrast)}
+
+    def masked_losses(self, batch: PairBatch) -> dict[str, Loss]:
+        """Masked multimodal modelling over matched rows, and matching over all."""
+        losses: dict[str, Loss] = {}
+        if self.mmm_image is None and self.mmm_text is None and (self.itm is None or self.itm_input == "clean"):
+            fused = None
+        else:
+            fused = self.fuse_masked(batch)
+        if fused is not None and self.mmm_image is not None:
+            logits = self.mmm_image(take_rows(fused.image[:, 1:], batch.patch_positions))
+            losses["mmm_image"] = masked_prediction_loss(logits, _of_matched(batch.patch_labels, batch))
+        if fused is not None and self.mmm_text is not None:
+            logits = self.mmm_text(take_rows(fused.text, batch.token_positions))
+            losses["mmm_text"] = masked_prediction_loss(logits, _of_matched(batch.token_labels, batch))
+        if self.itm is not None:
+            seen = fused if fused is not None and self.itm_input == "masked" else self.fuse_clean(batch)
+            losses["itm"] = matching_loss(self.itm(seen.cls), batch.matched)
+        return losses
+
+    def fuse_masked(self, batch: PairBatch) -> Fused:
+        """The fusion encoder over the masked image and the masked text."""
+        image = self.flava.image_encoder(batch.pixels, batch.masked)
+        text = self.flava.text_encoder(batch.masked_ids, batch.masked_keep)
+        return self.flava.fuse(image, text, batch.masked_keep)
+
+    def fuse_clean(self, batch: PairBatch) -> Fused:
+        """The fusion encoder over the clean image and the text of the masked pass with its words put back."""
+        asked = batch.token_labels != IGNORE
+        there = batch.masked_ids.gather(1, batch.token_positions)
+        ids = batch.masked_ids + torch.zeros_like(batch.masked_ids).scatter_add(
+            1, batch.token_positions, torch.where(asked, batch.token_labels - there, 0)
+        )
+        text = self.flava.text_encoder(ids, batch.masked_keep)
+        return self.flava.fuse(self.flava.image_encoder(batch.pixels), text, batch.masked_keep)
+
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) float, normalised -> (B, E) of length 1."""
+        return self.flava.embed_image(pixels)
+
+    def embed_text(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, T) int64, keep (B, T) bool -> (B, E) of length 1."""
+        return self.flava.embed_text(ids, keep)
+
+    def match_logits(self, batch: PairBatch) -> Tensor:
+        """A batch of pairs -> (B, 2); class 1 says that the masked text belongs to the image."""
+        if self.itm is None:
+            raise ValueError("match_logits: this model has no itm head")
+        return self.itm((self.fuse_masked(batch) if self.itm_input == "masked" else self.fuse_clean(batch)).cls)
+
+    def word_logits(self, batch: PairBatch) -> Tensor:
+        """A batch of pairs -> (B, K, V) logits over words at its `token_positions`."""
+        if self.mmm_text is None:
+            raise ValueError("word_logits: this model has no mmm_text head")
+        return self.mmm_text(take_rows(self.fuse_masked(batch).text, batch.token_positions))
+
+    def units(self) -> list[nn.Module]:
+        """The parts to shard one by one."""
+        return self.flava.units()
+
+    def clamp_temperature(self) -> None:
+        """Keep the contrastive temperature in its range; call it after every optimizer step."""
+        clamp = getattr(self.contrastive, "clamp_", None)
+        if clamp is not None:
+            clamp()
+
+
+VERBS = ("embed_image", "embed_text", "match_logits", "word_logits")
+"""The methods of `FlavaForPreTraining` for evaluation, to be registered when it is sharded."""
+
+
+def _of_matched(labels: Tensor, batch: PairBatch) -> Tensor:
+    return torch.where(batch.matched[:, None], labels, IGNORE)
+
+
+def flava_for_pretraining(
+    flava: Flava | None = None, *, num_codes: int = 8192, gradients: Gather = "global", itm_input: ItmInput = "masked"
+) -> FlavaForPreTraining:
+    """The paper's model with all heads, widths and vocabulary read off the encoders.
+
+    Args:
+        flava: the encoders, `flava_model()` unless given.
+        num_codes: of the codebook; 8,192 in DALL-E's.
+        gradients: through whose embeddings the contrastive loss differentiates.
+        itm_input: see `FlavaForPreTraining`.
+    """
+    flava = flava_model() if flava is None else flava
+    image, text, fusion = flava.image_encoder.width, flava.text_encoder.width, flava.fusion_encoder.width
+    vocab_size = flava.text_encoder.vocab_size
+    return FlavaForPreTraining(
+        flava,
+        mim=MaskedPredictionHead(image, num_codes),
+        mlm=MaskedPredictionHead(text, vocab_size),
+        mmm_image=MaskedPredictionHead(fusion, num_codes),
+        mmm_text=MaskedPredictionHead(fusion, vocab_size),
+        itm=MatchHead(fusion),
+        contrastive=ContrastiveLoss(gradients),
+        itm_input=itm_input,
+    )
