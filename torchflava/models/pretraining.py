@@ -97,7 +97,8 @@ class FlavaForPreTraining(nn.Module):
         """The contrastive loss over true pairs."""
         if self.contrastive is None:
             return {}
-        image, text = self.embed_image(batch.pixels), self.embed_text(batch.ids, batch.keep)
+        # Not this module's own verbs: once sharded, those give the weights back when they return.
+        image, text = self.flava.embed_image(batch.pixels), self.flava.embed_text(batch.ids, batch.keep)
         return {"contrastive": self.contrastive(image, text, batch.contrast)}
 
     def masked_losses(self, batch: PairBatch) -> dict[str, Loss]:

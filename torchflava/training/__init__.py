@@ -1,0 +1,20 @@
+"""The mechanics of a run: processes, sharding, optimizer, checkpoints, meters. It knows modules, not FLAVA."""
+
+from torchflava.training.checkpoint import load_checkpoint, save_checkpoint
+from torchflava.training.fsdp import shard
+from torchflava.training.meter import Meter
+from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine
+from torchflava.training.run import Run, session
+
+__all__ = [
+    "Meter",
+    "Run",
+    "adamw",
+    "clip_gradients",
+    "load_checkpoint",
+    "save_checkpoint",
+    "session",
+    "set_learning_rate",
+    "shard",
+    "warmup_cosine",
+]

@@ -1,0 +1,108 @@
+"""From a sample to the row of a batch: crop, masks, ids and, for a tenth of the pairs, another image's text (paper §3.2)."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchflava.data.samples import ImageSample, PairSource, Source, TextSample
+from torchflava.transforms.collate import ImageRow, PairRow, TextRow
+from torchflava.transforms.image import decode_image
+
+Rng = np.random.Generator
+Views = Callable[[Tensor, Rng], tuple[Tensor, Tensor]]
+"""(3, H, W) uint8 -> the encoder's and the codebook's view of one crop, both uint8."""
+PatchMask = Callable[[Rng], NDArray[np.bool_]]
+"""-> (rows, columns) bool, True where hidden."""
+
+
+class Tokens(Protocol):
+    """A tokenised text."""
+
+    ids: list[int]
+    word_ids: list[int | None]
+
+
+class Tokenizer(Protocol):
+    """What a text row asks of a tokenizer."""
+
+    def encode(self, text: str, max_length: int) -> Tokens:
+        """Ids with [CLS] and [SEP], at most `max_length`."""
+
+
+TokenMask = Callable[[Tokens, Rng], tuple[Sequence[int], Sequence[int]]]
+"""Tokens -> the masked ids and the positions to predict."""
+
+
+class ImageRows:
+    """Rows for masked image modelling."""
+
+    def __init__(self, views: Views, mask: PatchMask) -> None:
+        self.views = views
+        self.mask = mask
+
+    def __call__(self, source: Source[ImageSample], index: int, rng: Rng) -> ImageRow:
+        """The row of sample `index`.
+
+        Raises:
+            CorruptSample: if the image cannot be decoded.
+        """
+        return self.of(source[index].image, rng)
+
+    def of(self, image: Tensor | bytes, rng: Rng) -> ImageRow:
+        """The row of an image."""
+        pixels, target = self.views(decode_image(image) if isinstance(image, bytes) else image, rng)
+        return ImageRow(pixels, target, self.mask(rng))
+
+
+class TextRows:
+    """Rows for masked language modelling."""
+
+    def __init__(self, tokenizer: Tokenizer, mask: TokenMask, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.mask = mask
+        self.max_length = max_length
+
+    def __call__(self, source: Source[TextSample], index: int, rng: Rng) -> TextRow:
+        """The row of sample `index`."""
+        return self.of(source[index].text, rng)
+
+    def of(self, text: str, rng: Rng) -> TextRow:
+        """The row of a text."""
+        tokens = self.tokenizer.encode(text, self.max_length)
+        masked_ids, positions = self.mask(tokens, rng)
+        return TextRow(masked_ids, positions, [tokens.ids[at] for at in positions])
+
+
+class PairRows:
+    """Rows of captioned images. For a share of them the masked text is another caption of the source, never an equal one.
+
+    Args:
+        images: makes the image's part.
+        texts: makes the text's part.
+        mismatch_rate: the share of rows whose masked text is another's (0.1 in facebookresearch/multimodal@3c2a85a).
+    """
+
+    def __init__(self, images: ImageRows, texts: TextRows, mismatch_rate: float = 0.1) -> None:
+        if not 0 <= mismatch_rate < 1:
+            raise ValueError(f"mismatch_rate {mismatch_rate} must be at least 0 and below 1")
+        self.images = images
+        self.texts = texts
+        self.mismatch_rate = mismatch_rate
+
+    def __call__(self, source: PairSource, index: int, rng: Rng) -> PairRow:
+        """The row of sample `index`."""
+        sample = source[index]
+        other = self._other(source, sample.caption, rng) if rng.random() < self.mismatch_rate else None
+        ids = self.texts.tokenizer.encode(sample.caption, self.texts.max_length).ids
+        image = self.images.of(sample.image, rng)
+        return PairRow(image, ids, self.texts.of(other or sample.caption, rng), matched=other is None)
+
+    def _other(self, source: PairSource, caption: str, rng: Rng) -> str | None:
+        for _ in range(8):
+            other = source.caption(int(rng.integers(len(source))))
+            if other.strip().lower() != caption.strip().lower():
+                return other
+        return None

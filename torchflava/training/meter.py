@@ -1,0 +1,112 @@
+"""What a run says of itself: a progress bar or lines, TensorBoard events and a JSONL log, without stopping the device.
+
+Values stay on the device until they are written: reading one earlier would wait for the step that makes it.
+"""
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from torchflava.distributed import sum_over_ranks, world_size
+
+_LINE_EVERY = 5.0  # seconds, where there is no terminal to redraw a bar on
+
+
+class Meter:
+    """Collects the losses of each kind of batch and writes their means every few steps.
+
+    Args:
+        folder: receives `log.jsonl` and TensorBoard's events; None on ranks that do not write.
+        steps: of the whole run.
+        every: steps between two records.
+        start: the step to begin at.
+    """
+
+    def __init__(self, folder: Path | None, steps: int, every: int, *, start: int = 0) -> None:
+        self.every = every
+        self.start = start
+        self.folder = folder
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+        self._shown: dict[str, float] = {}
+        self._lr = 0.0
+        self._samples = 0
+        self._waited = 0.0
+        self._since = time.perf_counter()
+        self._spoke = 0.0
+        if folder is not None:
+            self._events = SummaryWriter(str(folder))
+            self._log = (folder / "log.jsonl").open("a")
+            live = sys.stderr.isatty()
+            self._bar = tqdm(total=steps, initial=start, disable=not live, unit="step", dynamic_ncols=True, leave=True)
+
+    def add(
+        self, kind: str, losses: Mapping[str, Tensor], *, samples: int, waited: float, lr: float, norm: Tensor
+    ) -> None:
+        """Note one step: its losses on this rank's device, its samples over all ranks, and seconds waited for data."""
+        for name, value in losses.items():
+            self._values[f"{kind}/{name}"].append(value.detach())
+        self._values["step/grad_norm"].append(norm.detach())
+        self._lr = lr
+        self._samples += samples
+        self._waited += waited
+
+    def step(self, step: int) -> None:
+        """Step number `step` is done (counting from 1): every few of them, write."""
+        if self.folder is not None:
+            self._bar.update(1)
+        if step % self.every:
+            return
+        seconds = time.perf_counter() - self._since
+        record = _means(self._values) | {"step/lr": self._lr}
+        record["step/samples_per_s"] = self._samples / seconds
+        record["step/data_wait"] = self._waited / seconds
+        self._values.clear()
+        self._samples, self._waited, self._since = 0, 0.0, time.perf_counter()
+        self.write(step, record)
+        if self.folder is not None:
+            self._shown.update(record)
+            self._speak(step)
+
+    def write(self, step: int, record: Mapping[str, float]) -> None:
+        """A record of `step`, into the log and TensorBoard's events."""
+        if self.folder is None:
+            return
+        self._log.write(json.dumps({"step": step, **record}) + "\n")
+        self._log.flush()
+        for name, value in record.items():
+            self._events.add_scalar(name, value, step)
+
+    def _speak(self, step: int) -> None:
+        told = "  ".join(
+            f"{kind} "
+            + " ".join(f"{n.split('/')[1]} {v:.2f}" for n, v in self._shown.items() if n.split("/")[0] == kind)
+            for kind in sorted({n.split("/")[0] for n in self._shown} - {"step"})
+        )
+        rate = f"{self._shown['step/samples_per_s']:.0f} samples/s"
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"{told}  {rate}", refresh=False)
+        elif time.perf_counter() - self._spoke > _LINE_EVERY or step == self._bar.total:
+            self._spoke = time.perf_counter()
+            print(f"step {step}/{self._bar.total}  {told}  {rate}", flush=True)
+
+    def close(self) -> None:
+        """Write out what is left."""
+        if self.folder is not None:
+            self._bar.close()
+            self._events.close()
+            self._log.close()
+
+
+def _means(values: Mapping[str, list[Tensor]]) -> dict[str, float]:
+    """The mean over steps and ranks of each; the same names on every rank, as the kind of a step is the same."""
+    names = sorted(values)
+    means = sum_over_ranks(torch.stack([torch.stack([v.float() for v in values[name]]).mean() for name in names]))
+    return dict(zip(names, (means / world_size()).tolist(), strict=True))

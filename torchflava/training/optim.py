@@ -1,0 +1,54 @@
+"""AdamW, its decay groups and its schedule (paper §4.1 and table C.1: betas .9, .999, decay .1, cosine after warm-up)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+_NO_DECAY = ("positions", "cls_token", "mask_token", "segments")
+
+
+def decayed(name: str, parameter: Tensor) -> bool:
+    """True for the weights that decay: all but vectors, and but positions, segments, class and mask tokens."""
+    return parameter.ndim > 1 and not any(part in _NO_DECAY for part in name.split("."))
+
+
+def adamw(
+    model: nn.Module, lr: float, weight_decay: float, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that learn, in two groups: those that decay and those that do not."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise ValueError("no parameter of the model requires a gradient; there is nothing to train")
+    groups = [
+        {"params": [p for name, p in named if decayed(name, p)], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if not decayed(name, p)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps)
+
+
+def warmup_cosine(step: int, *, steps: int, warmup_steps: int, lr: float, final_lr: float = 0.0) -> float:
+    """The learning rate of `step`, 0 or more: a line from near 0 to `lr`, then half a cosine to `final_lr` at `steps`.
+
+    Raises:
+        ValueError: if the warm-up is longer than the run.
+    """
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"warmup_steps {warmup_steps} must be below steps {steps}")
+    if step < warmup_steps:
+        return lr * (step + 1) / warmup_steps
+    done = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+    return final_lr + (lr - final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set `lr` in every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
+    """Scale the gradients down to a global norm of `max_norm` over all ranks; returns the norm before, on the device."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
