@@ -1,0 +1,44 @@
+"""Zero-shot classification: an image's class is the one whose prompts lie nearest (Radford et al. 2021, §3.1.4; paper §4.2).
+
+Letters: Q images, C classes, P prompts a class, E embedding width.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EmbedTexts = Callable[[Sequence[str]], Tensor]
+"""P texts -> (P, E)."""
+
+
+def class_embeddings(embed_texts: EmbedTexts, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """C classes, each with its prompts -> (C, E): embeddings of length 1, averaged over prompts, made length 1 again.
+
+    Raises:
+        ValueError: for a class without a prompt.
+    """
+    if not prompts or not all(prompts):
+        raise ValueError("every class needs a prompt at least, and there must be a class")
+    means = [F.normalize(embed_texts(texts).float(), dim=-1).mean(0) for texts in prompts]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+def top_k_accuracy(images: Tensor, classes: Tensor, labels: Tensor, *, k: int = 1) -> float:
+    """(Q, E), (C, E), (Q,) int64 -> the share of images whose class is among the k nearest; ties go to the lower class.
+
+    Raises:
+        ValueError: if the labels do not fit.
+    """
+    if labels.shape != images.shape[:1] or len(labels) == 0:
+        raise ValueError(
+            f"labels are {tuple(labels.shape)}; one for each of {len(images)} images is due, and one at least"
+        )
+    if int(labels.max()) >= len(classes) or int(labels.min()) < 0:
+        raise ValueError(
+            f"labels reach from {int(labels.min())} to {int(labels.max())}; there are {len(classes)} classes"
+        )
+    scores = F.normalize(images.float(), dim=-1) @ F.normalize(classes.float(), dim=-1).T
+    nearest = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return float((nearest == labels[:, None]).any(1).float().mean())
