@@ -38,11 +38,7 @@ def save_checkpoint(
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
-    moments = get_optimizer_state_dict(
-        model,
-        optimizer,
-        options=StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True),
-    )
+    moments = get_optimizer_state_dict(model, optimizer, options=options)
     target = folder / f"step-{step:08d}"
     if rank() == 0:
         _write(target, weights, moments, {"format": FORMAT, "step": step, "config": config})
@@ -56,9 +52,9 @@ def _write(target: Path, weights: dict[str, Any], moments: dict[str, Any], state
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in weights.items()}, partial / "model.safetensors")
-    tensors = {k: v.contiguous() for k, v in moments.items() if isinstance(v, Tensor)}
+    tensors = {f"{name}/{key}": v.contiguous() for name, parts in moments["state"].items() for key, v in parts.items()}
     save_file(tensors, partial / "optimizer.safetensors")
-    state["optimizer"] = {k: v for k, v in moments.items() if not isinstance(v, Tensor)}
+    state["param_groups"] = moments["param_groups"]
     (partial / "state.json").write_text(json.dumps(state, indent=1))
     for file in partial.iterdir():
         with file.open("rb") as handle:
@@ -91,7 +87,11 @@ def load_checkpoint(path: Path, model: nn.Module, *, optimizer: torch.optim.Opti
     options = StateDictOptions(full_state_dict=True)
     weights: dict[str, Any] = load_file(path / "model.safetensors")
     set_model_state_dict(model, weights, options=options)
-    moments: dict[str, Any] = load_file(path / "optimizer.safetensors") | state["optimizer"]
-    flat = StateDictOptions(full_state_dict=True, flatten_optimizer_state_dict=True)
-    set_optimizer_state_dict(model, optimizer, moments, options=flat)
+    moments: dict[str, Any] = {}
+    for key, tensor in load_file(path / "optimizer.safetensors").items():
+        name, _, part = key.rpartition("/")
+        moments.setdefault(name, {})[part] = tensor
+    saved = {"state": moments, "param_groups": state["param_groups"]}
+    # Not strict: a head of a kind that has not come up yet has no moments.
+    set_optimizer_state_dict(model, optimizer, saved, options=StateDictOptions(full_state_dict=True, strict=False))
     return int(state["step"])

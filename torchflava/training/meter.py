@@ -31,8 +31,8 @@ class Meter:
     """
 
     def __init__(self, folder: Path | None, steps: int, every: int, *, start: int = 0) -> None:
+        self.steps = steps
         self.every = every
-        self.start = start
         self.folder = folder
         self._values: dict[str, list[Tensor]] = defaultdict(list)
         self._shown: dict[str, float] = {}
@@ -41,6 +41,7 @@ class Meter:
         self._waited = 0.0
         self._since = time.perf_counter()
         self._spoke = 0.0
+        self._began = self._since
         if folder is not None:
             self._events = SummaryWriter(str(folder))
             self._log = (folder / "log.jsonl").open("a")
@@ -62,7 +63,7 @@ class Meter:
         """Step number `step` is done (counting from 1): every few of them, write."""
         if self.folder is not None:
             self._bar.update(1)
-        if step % self.every:
+        if step % self.every and step != self.steps:
             return
         seconds = time.perf_counter() - self._since
         record = _means(self._values) | {"step/lr": self._lr}
@@ -93,9 +94,10 @@ class Meter:
         rate = f"{self._shown['step/samples_per_s']:.0f} samples/s"
         if not self._bar.disable:
             self._bar.set_postfix_str(f"{told}  {rate}", refresh=False)
-        elif time.perf_counter() - self._spoke > _LINE_EVERY or step == self._bar.total:
+        elif time.perf_counter() - self._spoke > _LINE_EVERY or step == self.steps:
             self._spoke = time.perf_counter()
-            print(f"step {step}/{self._bar.total}  {told}  {rate}", flush=True)
+            drawn = tqdm.format_meter(step, self.steps, time.perf_counter() - self._began, ncols=72, unit="step")
+            print(f"{drawn}  {told}  {rate}", flush=True)
 
     def close(self) -> None:
         """Write out what is left."""

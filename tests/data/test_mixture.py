@@ -1,0 +1,172 @@
+"""The batches of a run: the same samples and the same randomness whatever the ranks, threads and starting point."""
+
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from torchflava.batch import RawTextBatch
+from torchflava.data import mixture as mixture_module
+from torchflava.data.mixture import Kind, Mixture, Planned
+from torchflava.data.rows import ImageRows, PairRows, TextRows
+from torchflava.data.samples import PairSample, TextSample
+from torchflava.transforms.collate import Collate
+from torchflava.transforms.image import CorruptSample
+
+
+class Words(NamedTuple):
+    """A tokenised text."""
+
+    ids: list[int]
+    word_ids: list[int | None]
+
+
+class Letters:
+    """Each letter is a token."""
+
+    def encode(self, text: str, max_length: int) -> Words:
+        ids = [1, *[3 + ord(c) % 60 for c in text[: max_length - 2]], 2]
+        return Words(ids, [None, *range(len(ids) - 2), None])
+
+
+class Texts:
+    name = "texts"
+
+    def __init__(self, n: int, broken: set[int] | None = None) -> None:
+        self.n = n
+        self.broken = broken or set()
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> TextSample:
+        if index in self.broken:
+            raise CorruptSample(f"sample {index} is broken")
+        return TextSample(f"text {index}", str(index))
+
+
+class Pairs:
+    name = "pairs"
+
+    def __init__(self, captions: list[str]) -> None:
+        self.captions = captions
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
+
+    def __getitem__(self, index: int) -> PairSample:
+        return PairSample(torch.full((3, 4, 4), index % 200, dtype=torch.uint8), self.captions[index], str(index))
+
+
+def mask(tokens: Any, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    at = int(rng.integers(1, len(tokens.ids) - 1))
+    return [0 if i == at else x for i, x in enumerate(tokens.ids)], [at]
+
+
+def views(image: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    noise = torch.from_numpy(rng.integers(0, 9, image.shape, dtype=np.uint8))
+    return image + noise, image
+
+
+TEXTS = TextRows(Letters(), mask, 32)
+PAIRS = PairRows(ImageRows(views, lambda rng: rng.random((2, 2)) < 0.5), TEXTS, 0.5)
+COLLATE = Collate(64, 4)
+
+
+def mixture(batch_size: int = 8, texts: Texts | None = None, pairs: Pairs | None = None) -> Mixture:
+    kinds = {
+        "text": Kind(Texts(29) if texts is None else texts, TEXTS, COLLATE.texts, 0.3),
+        "pair": Kind(pairs or Pairs([f"caption {i}" for i in range(31)]), PAIRS, COLLATE.pairs, 0.7),
+    }
+    return Mixture(kinds, batch_size, seed=5)
+
+
+def rows(planned: Planned) -> list[Any]:
+    """The rows of a batch, less padding, in an order of their own."""
+    parts = [[tuple(x.flatten().tolist()) for x in part] for part in planned.batch]
+    trimmed = [
+        tuple(tuple(v for v in value if v not in (-100, 0)) for value in row) for row in zip(*parts, strict=True)
+    ]
+    return sorted(trimmed)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_together_see_what_one_sees(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [mixture()[step] for step in range(12)]
+    monkeypatch.setattr(mixture_module, "world_size", lambda: world_size)
+    for step in range(12):
+        seen = []
+        for rank in range(world_size):
+            monkeypatch.setattr(mixture_module, "rank", lambda rank=rank: rank)
+            planned = mixture()[step]
+            assert planned.kind == alone[step].kind
+            seen += rows(planned)
+        assert sorted(seen) == rows(alone[step])
+
+
+def test_threads_prefetch_and_start_change_nothing() -> None:
+    whole = list(mixture().batches(0, 12, num_threads=1, prefetch=1))
+    late = list(mixture().batches(5, 12, num_threads=3, prefetch=4))
+    assert [p.step for p in whole] == list(range(12))
+    for one, other in zip(whole[5:], late, strict=True):
+        assert (one.step, one.kind) == (other.step, other.kind)
+        assert all(a.equal(b) for a, b in zip(one.batch, other.batch, strict=True))
+
+
+def test_no_global_generator_is_touched() -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    list(mixture().batches(0, 6))
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.get_rng_state().equal(before[2])
+
+
+def test_mismatched_rows_carry_another_caption_and_their_share_is_the_rate() -> None:
+    source = Pairs([f"caption {i}" for i in range(400)])
+    batch = mixture(batch_size=400, pairs=source)
+    planned = next(batch[step] for step in range(10) if batch[step].kind == "pair")
+    matched = planned.batch.matched
+    assert 0.4 < float(matched.float().mean()) < 0.6
+    restored = planned.batch.masked_ids.scatter(
+        1, planned.batch.token_positions[:, :1], planned.batch.token_labels[:, :1]
+    )
+    width = min(restored.shape[1], planned.batch.ids.shape[1])
+    same = (restored[:, :width] == planned.batch.ids[:, :width]).all(1)
+    assert same[matched].all()
+    assert not same[~matched].any()
+
+
+def test_equal_captions_are_never_called_a_mismatch() -> None:
+    batch = mixture(pairs=Pairs(["The Same ", "the same"]))
+    for step in range(10):
+        if batch[step].kind == "pair":
+            assert batch[step].batch.matched.all()
+
+
+def test_a_corrupt_sample_is_replaced_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    batch = mixture(texts=Texts(29, broken={3, 7}))
+    sizes = [len(p.batch[0]) for p in batch.batches(0, 40)]
+    assert set(sizes) == {8}
+    assert batch.num_replaced > 0
+    assert "sample 3 is broken" in caplog.text
+
+
+def test_when_all_is_corrupt_the_run_stops_with_the_reason() -> None:
+    batch = mixture(texts=Texts(5, broken=set(range(5))))
+    with pytest.raises(CorruptSample, match="10 samples of texts in a row are corrupt"):
+        list(batch.batches(0, 40))
+
+
+def test_an_empty_source_is_an_error() -> None:
+    with pytest.raises(ValueError, match="the source of text batches, texts, is empty"):
+        mixture(texts=Texts(0))
+
+
+def test_kind_of_batch_follows_its_collate() -> None:
+    planned = next(p for p in mixture().batches(0, 10) if p.kind == "text")
+    assert isinstance(planned.batch, RawTextBatch)

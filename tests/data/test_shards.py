@@ -1,0 +1,247 @@
+"""Shards: read by position what the standard library's tarfile wrote, from threads too; damage is named."""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from torchflava.data.samples import ImageSample, PairSample, TextSample
+from torchflava.data.shards import ShardImages, ShardPairs, TextLines, scan
+from torchflava.data.tars import read_members, write_shards, write_tar, write_whole
+
+Member = tuple[str, bytes]
+
+
+def make_tar(path: Path, members: list[Member], tar_format: int = tarfile.USTAR_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def pair(key: str, number: int) -> list[Member]:
+    image = bytes([number]) * (511 + number)
+    return [(f"{key}.jpg", image), (f"{key}.txt", f" caption {number}é\n".encode()), (f"{key}.json", b'{"n": %d}' % number)]
+
+
+@pytest.fixture
+def two_shards(tmp_path: Path) -> list[Path]:
+    first = make_tar(tmp_path / "a-00000.tar", pair("0001", 1) + pair("0002", 2) + pair("0003", 3))
+    return [first, make_tar(tmp_path / "a-00001.tar", pair("0001", 4) + pair("0002", 5))]
+
+
+def test_samples_are_what_the_tars_hold(two_shards):
+    pairs = ShardPairs(two_shards, "emoji")
+    expected = [PairSample(bytes([n]) * (511 + n), f"caption {n}é", "") for n in range(1, 6)]
+    assert [pairs[i]._replace(key="") for i in range(len(pairs))] == expected
+    assert [pairs.caption(i) for i in range(5)] == [sample.caption for sample in expected]
+    assert [pairs.meta(i) for i in range(5)] == [{"n": n} for n in range(1, 6)]
+    assert pairs[3].key == "a-00001.tar/0001"
+    assert (pairs.name, pairs.num_incomplete) == ("emoji", 0)
+
+
+def test_images_of_pairs_without_their_captions(two_shards):
+    images = ShardImages(two_shards)
+    assert images[4] == ImageSample(bytes([5]) * 516, "a-00001.tar/0002")
+    assert len(images) == 5
+
+
+def test_equal_names_in_two_shards_stay_two_samples(two_shards):
+    assert len({ShardPairs(two_shards)[i].image for i in range(5)}) == 5
+
+
+def test_incomplete_samples_are_counted_and_left_out(tmp_path):
+    members = [("1.txt", b"no image"), ("2.png", b"no caption"), *pair("3", 3)]
+    path = make_tar(tmp_path / "s.tar", members)
+    pairs, images = ShardPairs([path]), ShardImages([path])
+    assert (len(pairs), pairs.num_incomplete) == (1, 2)
+    assert (len(images), images.num_incomplete) == (2, 1)
+    assert images.meta(0) == {}
+
+
+def test_folders_capitals_and_many_dots(tmp_path):
+    members = [("x.y/a.PNG", b"1"), ("x.y/a.seg.png", b"2"), ("x.y/a.txt", b"t"), ("z/a.webp", b"3"), ("z/a.txt", b"u")]
+    pairs = ShardPairs([make_tar(tmp_path / "s.tar", members)])
+    assert [(sample.key, sample.image) for sample in (pairs[0], pairs[1])] == [("s.tar/x.y/a", b"1"), ("s.tar/z/a", b"3")]
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names(tmp_path, tar_format):
+    key = "k" * 300 + "é"
+    assert ShardPairs([make_tar(tmp_path / "s.tar", pair(key, 1), tar_format)])[0].key == f"s.tar/{key}"
+
+
+def test_links_and_devices_are_passed_over(tmp_path):
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+            member = tarfile.TarInfo("0.jpg")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        write_members(tar, [("0.txt", b"t"), ("../../1.jpg", b"i"), ("../../1.txt", b"u")])
+    pairs = ShardPairs([path])
+    assert (len(pairs), pairs.num_incomplete, pairs[0].image) == (1, 1, b"i")
+
+
+def write_members(tar: tarfile.TarFile, members: list[Member]) -> None:
+    for name, data in members:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("keep", [100, 700, 1024, 1536, 3 * 512 + 1])
+def test_a_truncated_tar_is_named(two_shards, keep):
+    data = two_shards[1].read_bytes()
+    assert keep < len(data)
+    two_shards[1].write_bytes(data[:keep])
+    with pytest.raises(ValueError, match=r"a-00001\.tar cannot be read"):
+        ShardPairs(two_shards)
+
+
+def test_a_broken_header_in_the_middle_is_named(two_shards):
+    offset = scan(two_shards[0])[1].parts["jpg"].offset - 512
+    data = bytearray(two_shards[0].read_bytes())
+    data[offset : offset + 4] = b"\xff\xff\xff\xff"
+    two_shards[0].write_bytes(data)
+    with pytest.raises(ValueError, match=rf"a-00000\.tar cannot be read.*byte {offset}"):
+        ShardPairs(two_shards)
+
+
+def test_what_is_no_tar_is_named(tmp_path):
+    path = tmp_path / "page.tar"
+    path.write_bytes(b"<html>not found</html>" * 100)
+    with pytest.raises(ValueError, match=r"page\.tar cannot be read"):
+        ShardPairs([path])
+    with pytest.raises(ValueError, match=r"gone\.tar cannot be read"):
+        ShardPairs([tmp_path / "gone.tar"])
+    with tarfile.open(tmp_path / "z.tar", "w:gz") as tar:
+        write_members(tar, pair("1", 1))
+    with pytest.raises(ValueError, match="uncompressed"):
+        ShardPairs([tmp_path / "z.tar"])
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(ValueError, match="no shards"):
+        ShardPairs([])
+    with pytest.raises(ValueError, match=r"none of 1 samples .* a \.txt"):
+        ShardPairs([make_tar(tmp_path / "s.tar", [("1.png", b"1")])])
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_an_index_outside(two_shards, index):
+    with pytest.raises(IndexError, match=rf"index {index} lies outside \[0, 5\)"):
+        ShardPairs(two_shards)[index]
+
+
+def test_bad_captions_and_json_name_the_sample(tmp_path):
+    bad = [("1.jpg", b"i"), ("1.txt", b"\xff\xfe"), ("1.json", b"[1]"), ("2.jpg", b"i"), ("2.txt", b""), ("2.json", b"{")]
+    pairs = ShardPairs([make_tar(tmp_path / "s.tar", bad)])
+    with pytest.raises(ValueError, match=r"s\.tar/1: its caption is not UTF-8"):
+        pairs[0]
+    with pytest.raises(ValueError, match=r"s\.tar/1: its \.json holds a list"):
+        pairs.meta(0)
+    with pytest.raises(ValueError, match=r"s\.tar/2: its \.json cannot be read"):
+        pairs.meta(1)
+
+
+def test_a_shard_that_became_shorter(two_shards):
+    pairs = ShardPairs(two_shards)
+    os.truncate(two_shards[0], 600)
+    with pytest.raises(ValueError, match=r"a-00000\.tar has become shorter .* byte 600"):
+        pairs[0]
+
+
+def test_threads_and_pickling_change_nothing(two_shards):
+    pairs = ShardPairs(two_shards)
+    indices = np.random.default_rng(0).integers(0, 5, 400).tolist()
+    alone = [pairs[i] for i in indices]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(pickle.loads(pickle.dumps(pairs)).__getitem__, indices)) == alone
+
+
+def test_nothing_stays_open(two_shards):
+    before = os.listdir("/proc/self/fd") if Path("/proc/self/fd").exists() else []
+    pairs = ShardPairs(two_shards)
+    pairs[0]
+    assert len(os.listdir("/proc/self/fd") if before else []) == len(before)
+
+
+def test_text_lines(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes("first\n\n  \nsecond é\r\nthird".encode() + b" \xff\n")
+    texts = TextLines(path, "glosses")
+    assert [texts[i].text for i in range(len(texts))] == ["first", "second é", "third �"]
+    assert texts[1] == TextSample("second é", "texts.txt/1")
+    with pytest.raises(IndexError, match="glosses: index 3"):
+        texts[3]
+    path.write_text("\n \n")
+    with pytest.raises(ValueError, match="no line with a text"):
+        TextLines(path)
+    with pytest.raises(ValueError, match=r"gone\.txt cannot be read"):
+        TextLines(tmp_path / "gone.txt")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.binary(max_size=1100), st.text(max_size=9)), min_size=1, max_size=7), st.integers(1, 8))
+def test_what_was_written_is_read(tmp_path_factory, content, size):
+    folder = tmp_path_factory.mktemp("shards")
+    samples = [(f"{i:03}", {"png": image, "txt": text.encode()}) for i, (image, text) in enumerate(content)]
+    paths = write_shards(samples, folder / "s", size)
+    assert len(paths) == -(-len(content) // size)
+    pairs = ShardPairs(paths)
+    assert [(sample.image, sample.caption) for sample in map(pairs.__getitem__, range(len(pairs)))] == [
+        (image, text.strip()) for image, text in content
+    ]
+
+
+def test_shards_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "s.tar"
+
+    def fail(file: io.BufferedWriter) -> None:
+        file.write(b"half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_whole(path, fail)
+    assert not path.exists()
+    assert write_whole(path, lambda file: write_tar(file, [("1", {"png": b"1"})]))
+    assert not write_whole(path, fail)
+    assert len(ShardImages([path])) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.tar"]
+
+
+def test_writing_refuses_what_could_not_be_read(tmp_path):
+    with pytest.raises(ValueError, match="the key 'a.b' has a dot"):
+        write_shards([("a.b", {"png": b"1"})], tmp_path / "s", 1)
+    with pytest.raises(ValueError, match="shard of 0 samples"):
+        write_shards([], tmp_path / "s", 0)
+
+
+def test_members_are_read_only_if_they_match_and_are_files(tmp_path):
+    path = tmp_path / "p.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        link = tarfile.TarInfo("p/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        write_members(tar, [("../p/up.png", b"1"), ("/p/root.png", b"2"), ("p/ok.png", b"3"), ("p/ok.png.exe", b"4")])
+    assert list(read_members(path, r"p/(\w+)\.png")) == [("ok", b"3")]
+    with pytest.raises(ValueError, match=r"'p/ok\.png' has 1 bytes; at most 0"):
+        list(read_members(path, r"p/(\w+)\.png", limit=0))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"p\.tgz cannot be read"):
+        list(read_members(path, r"p/(\w+)\.png"))
+
+
+def test_json_is_left_as_it_is(two_shards):
+    assert json.dumps(ShardImages(two_shards).meta(0)) == '{"n": 1}'

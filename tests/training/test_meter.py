@@ -1,0 +1,43 @@
+"""What a run writes of itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from torchflava.training import Meter
+
+
+def run(folder: Path | None, steps: int = 5) -> None:
+    meter = Meter(folder, steps, 2)
+    for step in range(steps):
+        losses = {"mim": torch.tensor(float(step), requires_grad=True)}
+        meter.add("image", losses, samples=8, waited=0.0, lr=0.1 * step, norm=torch.tensor(2.0))
+        meter.step(step + 1)
+    meter.close()
+
+
+def test_means_are_taken_over_the_steps_between_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["image/mim"]) for r in records] == [(2, 0.5), (4, 2.5), (5, 4.0)]
+    assert [r["step/lr"] for r in records] == pytest.approx([0.1, 0.3, 0.4])
+    assert all(r["step/samples_per_s"] > 0 and r["step/grad_norm"] == 2.0 for r in records)
+    said = capsys.readouterr().out
+    assert "5/5" in said
+    assert "image mim 4.00" in said
+
+
+def test_tensorboard_gets_the_same(tmp_path: Path) -> None:
+    run(tmp_path)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("image/mim")] == [(2, 0.5), (4, 2.5), (5, 4.0)]
+
+
+def test_a_rank_that_does_not_write_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(None)
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
