@@ -1,6 +1,7 @@
 """Embeddings or logits in, the papers' numbers out. It takes callables and knows no model."""
 
+from torchflava.evaluation.reading import Reading, table
 from torchflava.evaluation.retrieval import ranks_of_answers, recall
 from torchflava.evaluation.zero_shot import class_embeddings, top_k_accuracy
 
-__all__ = ["class_embeddings", "ranks_of_answers", "recall", "top_k_accuracy"]
+__all__ = ["Reading", "class_embeddings", "ranks_of_answers", "recall", "table", "top_k_accuracy"]

@@ -135,6 +135,10 @@ class FlavaForPreTraining(nn.Module):
         text = self.flava.text_encoder(ids, batch.masked_keep)
         return self.flava.fuse(self.flava.image_encoder(batch.pixels), text, batch.masked_keep)
 
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        """What `forward` returns, as a verb for evaluation."""
+        return self.forward(batch)
+
     def embed_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float, normalised -> (B, E) of length 1."""
         return self.flava.embed_image(pixels)
@@ -166,11 +170,15 @@ class FlavaForPreTraining(nn.Module):
             clamp()
 
 
-VERBS = ("embed_image", "embed_text", "match_logits", "word_logits")
+VERBS = ("losses", "embed_image", "embed_text", "match_logits", "word_logits")
 """The methods of `FlavaForPreTraining` for evaluation, to be registered when it is sharded."""
 
 
 def _of_matched(labels: Tensor, batch: PairBatch) -> Tensor:
+    if batch.matched.shape != labels.shape[:1] or batch.matched.dtype != torch.bool:
+        raise ValueError(
+            f"matched is {tuple(batch.matched.shape)} {batch.matched.dtype}; one bool for each of {len(labels)} rows is due"
+        )
     return torch.where(batch.matched[:, None], labels, IGNORE)
 
 

@@ -1,0 +1,106 @@
+"""What a trained model has learnt, on samples and combinations that it has not seen, beside what guessing gets.
+
+Every rank measures all of the few hundred samples, so that each calls the sharded model equally often.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from corpora import Corpus, Sources, kinds
+from presets import Config
+from torch import Tensor
+
+from torchflava.batch import IGNORE, Batch, ImageBatch, TextBatch
+from torchflava.data.mixture import Mixture, Planned
+from torchflava.data.prepare import prepare
+from torchflava.evaluation import Reading, ranks_of_answers, recall
+from torchflava.models import FlavaForPreTraining
+from torchflava.training import Run
+from torchflava.transforms.image import EvalView, decode_image, normalise
+
+_BATCH = 64
+_STEPS = 40  # of held-out losses: two blocks of the paper's shares
+
+
+class Found(NamedTuple):
+    """An image and the caption that a model finds for it, to be drawn."""
+
+    image: Tensor
+    """(3, H, W) uint8."""
+    caption: str
+    right: bool
+    """Whether it is the image's own."""
+
+
+class Measured:
+    """A trained model with all that is needed to feed it; the model is sharded, so only its verbs are called."""
+
+    def __init__(self, config: Config, corpus: Corpus, model: FlavaForPreTraining, run: Run) -> None:
+        self.config, self.corpus, self.model, self.run = config, corpus, model, run
+        self.view = EvalView(config.image_size)
+
+    def embed_images(self, images: Sequence[Tensor | bytes]) -> Tensor:
+        """Q images -> (Q, E)."""
+        views = torch.stack([self.view(decode_image(i) if isinstance(i, bytes) else i) for i in images])
+        parts = (normalise(part.to(self.run.device)) for part in views.split(_BATCH))
+        return torch.cat([self.model.embed_image(part) for part in parts]).cpu()
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """P texts -> (P, E)."""
+        ids = [torch.tensor(self.corpus.tokenizer.encode(text, self.config.max_length).ids) for text in texts]
+        parts = [ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH)]
+        padded = [torch.nn.utils.rnn.pad_sequence(part, batch_first=True) for part in parts]
+        return torch.cat([self.model.embed_text(part.to(self.run.device)) for part in padded]).cpu()
+
+    def mixture(self, sources: Sources, mismatch_rate: float | None = None) -> Mixture:
+        """Batches of other sources, made as in training."""
+        rate = self.config.mismatch_rate if mismatch_rate is None else mismatch_rate
+        corpus = self.corpus._replace(sources=sources)
+        return Mixture(kinds(corpus, replace(self.config, mismatch_rate=rate)), _BATCH, self.config.seed)
+
+    def prepared(self, planned: Planned) -> Batch:
+        """A planned batch, ready for the model."""
+        return prepare(planned.batch, self.run.device, normalise, self.corpus.codebook.encode)
+
+    def losses(self, sources: Sources) -> list[Reading]:
+        """The mean of each loss, beside what guessing by the labels' own frequencies gets."""
+        totals: dict[str, Tensor] = {}
+        labels: dict[str, list[Tensor]] = {}
+        mixture = self.mixture(sources)
+        for step in range(_STEPS):
+            batch = self.prepared(mixture[step])
+            for name, loss in self.model.losses(batch).items():
+                totals[name] = totals.get(name, 0) + torch.stack([loss.total, loss.num_rows]).cpu()
+                labels.setdefault(name, []).append(_labels(name, batch).cpu().flatten())
+        return [Reading(f"{name} loss", float(t[0] / t[1]), _guess(name, labels[name])) for name, t in totals.items()]
+
+    def retrieval(self, images: Sequence[Tensor | bytes], captions: Sequence[str]) -> tuple[list[Reading], list[int]]:
+        """Recall both ways among pairs that all differ, and the caption found for each image."""
+        image, text = self.embed_images(images), self.embed_texts(captions)
+        owners, n = torch.arange(len(image)), len(image)
+        readings = []
+        for way, queries, gallery in (("image to text", image, text), ("text to image", text, image)):
+            found = recall(ranks_of_answers(queries, gallery, owners, gallery_owner=owners), (1, 5))
+            readings += [Reading(f"{way} R@{k}", value, k / n) for k, value in found.items()]
+        return readings, (image @ text.T).argmax(1).tolist()
+
+
+def _labels(name: str, batch: Batch) -> Tensor:
+    if isinstance(batch, ImageBatch | TextBatch):
+        return batch.labels
+    if name in ("mmm_image", "mmm_text"):
+        labels = batch.patch_labels if name == "mmm_image" else batch.token_labels
+        return torch.where(batch.matched[:, None], labels, IGNORE)
+    return batch.matched if name == "itm" else batch.contrast.nonzero()
+
+
+def _guess(name: str, labels: Sequence[Tensor]) -> float:
+    """The entropy of the labels: the loss of a model that knows their frequencies and nothing else."""
+    if name == "contrastive":
+        return math.log(_BATCH)
+    seen = torch.cat(list(labels)).long()
+    shares = torch.bincount(seen[seen != IGNORE]).double() / (seen != IGNORE).sum()
+    return float(torch.special.entr(shares).sum())

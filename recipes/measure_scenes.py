@@ -1,0 +1,122 @@
+"""What was learnt from the scenes: combinations of colour and shape that no training sample held."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from corpora import Sources
+from measure import Found, Measured
+from numpy.random import Generator
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from torchflava.batch import IGNORE, PairBatch, RawPairBatch
+from torchflava.codebooks.codebook import code_usage
+from torchflava.data.order import keyed_rng
+from torchflava.data.prepare import prepare
+from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens
+from torchflava.data.scene_grammar import COLOUR_WORDS
+from torchflava.data.scenes import (
+    RetrievalScenes,
+    SceneClasses,
+    SceneImages,
+    ScenePairs,
+    SceneTexts,
+    zero_shot_classes,
+    zero_shot_prompts,
+)
+from torchflava.evaluation import Reading, class_embeddings, top_k_accuracy
+from torchflava.transforms.collate import Collate
+from torchflava.transforms.image import normalise
+
+_STEPS = 8  # batches of pairs for matching and for colour words
+
+
+@torch.no_grad()
+def measure_scenes(measured: Measured) -> tuple[list[Reading], list[Found]]:
+    """Zero-shot classification, retrieval both ways, matching, masked words with and without the image, and losses."""
+    side = measured.config.image_size
+    sources = Sources(
+        ScenePairs("heldout", side), SceneImages("heldout", side), SceneTexts("heldout"), measured.corpus.sources.views
+    )
+    scenes = [RetrievalScenes(side)[i] for i in range(256)]
+    retrieved, found = measured.retrieval([s.image for s in scenes], [s.caption for s in scenes])
+    readings = [*zero_shot(measured), *retrieved]
+    if measured.model.itm is not None:
+        readings.append(Reading("matching AUROC", matching(measured, sources), 0.5))
+    if measured.model.mmm_text is not None:
+        readings += colour_words(measured, sources)
+    readings.append(codes_used(measured, sources))
+    shown = [Found(scenes[i].image, scenes[found[i]].caption, found[i] == i) for i in range(16)]
+    return readings + measured.losses(sources), shown
+
+
+def zero_shot(measured: Measured) -> list[Reading]:
+    """Accuracy on held-out combinations, among themselves and among all combinations."""
+    readings = []
+    for among, classes in (("16 unseen", zero_shot_classes("heldout")), ("all 64", zero_shot_classes(None))):
+        source = SceneClasses("heldout", measured.config.image_size, among=classes)
+        samples = [source[i] for i in range(len(source))]
+        names = class_embeddings(measured.embed_texts, [zero_shot_prompts(name) for name in classes])
+        images = measured.embed_images([s.image for s in samples])
+        accuracy = top_k_accuracy(images, names, torch.tensor([s.label for s in samples]))
+        readings.append(Reading(f"zero-shot, {among}", accuracy, 1 / len(classes)))
+    return readings
+
+
+def matching(measured: Measured, sources: Sources) -> float:
+    """How well the matching head tells an image's own masked text from another's: the area under the ROC curve."""
+    mixture = measured.mixture(sources, mismatch_rate=0.5)
+    scores, matched = [], []
+    for step in range(3 * _STEPS):
+        planned = mixture[step]
+        if planned.kind == "pair":
+            batch = measured.prepared(planned)
+            assert isinstance(batch, PairBatch)
+            scores.append(measured.model.match_logits(batch).float().softmax(1)[:, 1].cpu())
+            matched.append(batch.matched.cpu())
+    return float(binary_auroc(torch.cat(scores), torch.cat(matched).long()))
+
+
+def colour_words(measured: Measured, sources: Sources) -> list[Reading]:
+    """The share of masked colour words that are found with the image, and with another's image in its place."""
+    batches = [_with_colours_masked(measured, sources, step) for step in range(_STEPS)]
+    right: dict[bool, list[Tensor]] = {True: [], False: []}
+    for batch in batches:
+        asked = batch.token_labels != IGNORE
+        for own in right:
+            # The neighbour's image in place of the own: what the words alone tell.
+            pixels = batch.pixels if own else batch.pixels.roll(1, 0)
+            guesses = measured.model.word_logits(batch._replace(pixels=pixels)).argmax(-1)
+            right[own].append((guesses == batch.token_labels)[asked].float().cpu())
+    labels = torch.cat([batch.token_labels[batch.token_labels != IGNORE].cpu() for batch in batches])
+    most = float(torch.bincount(labels).max() / len(labels))
+    names = {True: "masked colour, own image", False: "masked colour, other image"}
+    return [Reading(names[own], float(torch.cat(parts).mean()), most) for own, parts in right.items()]
+
+
+def _with_colours_masked(measured: Measured, sources: Sources, step: int) -> PairBatch:
+    tokenizer, config = measured.corpus.tokenizer, measured.config
+    colours = {tokenizer.vocab[word] for word in COLOUR_WORDS if word in tokenizer.vocab}
+    grid = (config.image_size // config.patch_size,) * 2
+    images = ImageRows(sources.views, lambda rng: np.zeros(grid, dtype=np.bool_))
+    texts = TextRows(tokenizer, partial(_mask_all, colours, tokenizer.mask_id), config.max_length)
+    rows = PairRows(images, texts, 0.0)
+    made = [rows(sources.pairs, step * 64 + i, keyed_rng("colours", step, i)) for i in range(64)]
+    raw: RawPairBatch = Collate(tokenizer.vocab_size, 1).pairs(made)
+    batch = prepare(raw, measured.run.device, normalise, measured.corpus.codebook.encode)
+    assert isinstance(batch, PairBatch)
+    return batch
+
+
+def _mask_all(chosen: set[int], mask_id: int, tokens: Tokens, rng: Generator) -> tuple[list[int], list[int]]:
+    positions = [at for at, token in enumerate(tokens.ids) if token in chosen]
+    return [mask_id if at in set(positions) else token for at, token in enumerate(tokens.ids)], positions
+
+
+def codes_used(measured: Measured, sources: Sources) -> Reading:
+    """The share of the codebook's codes that occur in held-out images."""
+    codebook = measured.corpus.codebook
+    views = torch.stack([sources.views(sources.images[i].image, keyed_rng("codes", i))[1] for i in range(256)])
+    usage = code_usage(codebook.encode(views.to(measured.run.device)), codebook.num_codes)
+    return Reading("codes used", usage.used / codebook.num_codes, 1 / codebook.num_codes)

@@ -1,0 +1,144 @@
+"""Settings of a pretraining run, and the runs that have a name: functions that return a `Config`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The share of the steps that each kind of batch has; 0 leaves a kind out (paper §4.1: .70, .15, .15)."""
+
+    pair: float = 0.70
+    image: float = 0.15
+    text: float = 0.15
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each loss is multiplied with before the sum; 0 takes its head out of the model (paper §3.2: all 1)."""
+
+    mim: float = 1.0
+    mlm: float = 1.0
+    mmm_image: float = 1.0
+    mmm_text: float = 1.0
+    itm: float = 1.0
+    contrastive: float = 1.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pretrain FLAVA. Every setting is a flag; `--preset NAME` first chooses where they start from."""
+
+    preset: Literal["scenes", "emoji", "tiny"] = "scenes"
+    """Where the other settings start from."""
+    corpus: Literal["scenes", "emoji"] = "scenes"
+    """What to train on: scenes drawn on the fly, or emoji from `--data`."""
+    data: str = "data/emoji"
+    """The folder that recipes/data/emoji.py wrote; the scenes need none."""
+    model: str = "mini"
+    """A size: tiny, mini, small, medium, base, 900m, 1.8b, 2.7b, 4.8b or 10b."""
+    image_size: int = 48
+    """Side of the encoder's images, in pixels."""
+    patch_size: int = 8
+    """Side of a patch, in pixels."""
+    vocab_size: int = 512
+    """Of the WordPiece vocabulary that is trained on the captions."""
+    max_length: int = 32
+    """Of a text, in tokens."""
+    num_codes: int = 128
+    """Of the codebook that is fitted to the images."""
+    code_size: int = 48
+    """Side of the codebook's images, in pixels."""
+
+    steps: int = 800
+    batch_size: int = 64
+    """Samples in a step, over all ranks."""
+    lr: float = 1.5e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.1
+    warmup_steps: int = 50
+    clip: float = 1.0
+    """Greatest norm of the gradients."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    shares: Shares = field(default_factory=Shares)
+    weights: Weights = field(default_factory=Weights)
+    gradients: Literal["global", "local", "none"] = "global"
+    """Through whose embeddings the contrastive loss differentiates."""
+    loss_mean: Literal["global", "rank"] = "global"
+    """Means over the labelled rows of all ranks, or of each rank alone as in the references."""
+    itm_input: Literal["masked", "clean"] = "masked"
+    """What matching looks at."""
+    mismatch_rate: float = 0.1
+    """Share of the pairs whose masked text is another's."""
+    mask_rate: float = 0.15
+    """Share of the words that are masked, whole words at a time in captions."""
+    patch_mask_rate: float = 75 / 196
+    """Share of the patches that are masked, at most."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 1
+    """That make batches, on each rank."""
+    seed: int = 0
+    log_every: int = 10
+    """Steps between two records in the log."""
+    save_every: int = 400
+    """Steps between two checkpoints; the last step is always saved."""
+    folder: str = "runs"
+    """Where the run's own folder is made."""
+    resume: str = ""
+    """A run's folder to go on with, under the same settings."""
+
+
+def scenes() -> Config:
+    """The default: a FLAVA that learns captioned scenes in about three minutes on two CPU cores."""
+    return Config()
+
+
+def tiny() -> Config:
+    """For tests: a few steps in a few seconds, through the same code."""
+    return Config(
+        preset="tiny", model="tiny", image_size=32, patch_size=8, code_size=32, num_codes=32, vocab_size=300,
+        steps=5, batch_size=8, warmup_steps=2, log_every=1, save_every=5, mismatch_rate=0.3,
+    )  # fmt: skip
+
+
+def emoji() -> Config:
+    """Emoji of two vendors, evaluated on a third's; 90 minutes on two CPU cores. See docs/emoji.md."""
+    return Config(preset="emoji", corpus="emoji", model="small", image_size=64, patch_size=8, code_size=64)
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"scenes": scenes, "emoji": emoji, "tiny": tiny}
+
+
+def parse(words: Sequence[str]) -> Config:
+    """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown."""
+    import tyro
+
+    name = _preset_of(words)
+    if name not in PRESETS:
+        sys.exit(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+    return tyro.cli(Config, args=list(words), default=replace(PRESETS[name](), preset=name), prog="pretrain.py")
+
+
+def _preset_of(words: Sequence[str]) -> str:
+    for at, word in enumerate(words):
+        if word == "--preset" and at + 1 < len(words):
+            return words[at + 1]
+        if word.startswith("--preset="):
+            return word.partition("=")[2]
+    return "scenes"
+
+
+def shaping(config: Config) -> dict[str, Any]:
+    """The settings that shape a run, as they go into config.json: all but where it lies and how it is watched."""
+    passing = ("folder", "resume", "threads", "device", "log_every", "save_every")
+    return {name: value for name, value in _plain(asdict(config)).items() if name not in passing}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value

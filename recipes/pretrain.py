@@ -1,0 +1,60 @@
+"""Pretrain FLAVA with its six losses: `torchx run -s local_cwd recipes/pretrain.py -- --model small --steps 200`.
+
+This file is a TorchX component and the script that the component's job runs. What it imports at the top must be there on a
+login node, so torch waits until the script starts.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+
+def main(words: list[str]) -> None:
+    """Train as the command line says, then measure what was learnt."""
+    from corpora import kinds
+    from measure import Measured
+    from measure_scenes import measure_scenes
+    from presets import parse, shaping
+    from report import report
+    from start import start
+
+    from torchflava.data.mixture import Mixture
+    from torchflava.data.prepare import prepare
+    from torchflava.losses import mean_losses, weighted_sum
+    from torchflava.training import Meter, clip_gradients, save_checkpoint, session, set_learning_rate, warmup_cosine
+    from torchflava.transforms.image import normalise
+
+    config = parse(words)
+    with session(config.seed, config.device) as run:
+        folder, corpus, model, optimizer, done = start(config, run)
+        mixture = Mixture(kinds(corpus, config), config.batch_size, config.seed)
+        meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
+        weights = vars(config.weights)
+        asked = time.perf_counter()
+        for planned in mixture.batches(done, config.steps, num_threads=config.threads):
+            waited = time.perf_counter() - asked
+            batch = prepare(planned.batch, run.device, normalise, corpus.codebook.encode)
+            means = mean_losses(model(batch), config.loss_mean)
+            weighted_sum(means, weights).backward()
+            norm = clip_gradients(model, config.clip)
+            lr = warmup_cosine(planned.step, steps=config.steps, warmup_steps=config.warmup_steps, lr=config.lr)
+            set_learning_rate(optimizer, lr)
+            optimizer.step()
+            optimizer.zero_grad()
+            model.clamp_temperature()
+
+            step = planned.step + 1
+            meter.add(planned.kind, means, samples=config.batch_size, waited=waited, lr=lr, norm=norm)
+            meter.step(step)
+            if step % config.save_every == 0 or step == config.steps:
+                save_checkpoint(folder, step, model, optimizer=optimizer, config=shaping(config))
+            asked = time.perf_counter()
+        readings, shown = measure_scenes(Measured(config, corpus, model, run))
+        meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
+        meter.close()
+        if run.leads:
+            report(config, readings, shown, folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

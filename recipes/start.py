@@ -1,0 +1,72 @@
+"""The beginning of a run: its folder, its corpus, a sharded model, an optimizer, and where it goes on."""
+
+import json
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from corpora import Corpus, open_corpus, save_corpus
+from presets import Config, shaping
+
+from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model
+from torchflava.training import Run, adamw, load_checkpoint, shard
+from torchflava.training.checkpoint import last_checkpoint
+
+
+class Started(NamedTuple):
+    """What a loop needs."""
+
+    folder: Path
+    corpus: Corpus
+    model: FlavaForPreTraining
+    optimizer: torch.optim.Optimizer
+    done: int
+    """Steps that a run gone on with has behind it."""
+
+
+def start(config: Config, run: Run) -> Started:
+    """Everything up to the first step; called by every rank."""
+    folder = Path(run.agree(config.resume or _new_folder(config)))
+    corpus = open_corpus(config, folder)
+    model = build(config, corpus.tokenizer.vocab_size, corpus.codebook.num_codes).to(run.device)
+    whole = [] if model.contrastive is None else [model.contrastive]
+    shard(model, run.mesh, precision=config.precision, verbs=VERBS, whole=whole)
+    corpus.codebook.to(run.device)
+    optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas)
+    done = 0
+    if config.resume:
+        found = last_checkpoint(folder)
+        if found is None:
+            raise SystemExit(f"{folder} has no checkpoint to go on from; name a run's folder, or start anew without --resume")
+        done = load_checkpoint(found, model, optimizer=optimizer, config=shaping(config))
+    elif run.leads:
+        _open_folder(folder, config, corpus)
+    if run.leads:
+        print(f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}", flush=True)
+    return Started(folder, corpus, model, optimizer, done)
+
+
+def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTraining:
+    """The model that `config` describes; a loss of weight 0 has no head."""
+    if config.model not in SIZES:
+        raise SystemExit(f"no model is called {config.model!r}; there are {', '.join(SIZES)}")
+    flava = flava_model(
+        config.model, image_size=config.image_size, patch_size=config.patch_size, vocab_size=vocab_size
+    )
+    model = flava_for_pretraining(flava, num_codes=num_codes, gradients=config.gradients, itm_input=config.itm_input)
+    for name, weight in vars(config.weights).items():
+        if weight == 0:
+            setattr(model, name, None)
+    return model
+
+
+def _new_folder(config: Config) -> str:
+    return str(Path(config.folder) / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.preset}")
+
+
+def _open_folder(folder: Path, config: Config, corpus: Corpus) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(shaping(config), indent=1))
+    save_corpus(corpus, folder)
