@@ -103,7 +103,9 @@ def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
     images = ImageRows(corpus.sources.views, partial(block_mask, grid, num_masked=num_masked))
     texts = TextRows(corpus.tokenizer, partial(mask_words, corpus.tokenizer, rate=config.mask_rate), config.max_length)
     all_kinds = {
-        "pair": Kind(corpus.sources.pairs, PairRows(images, texts, config.mismatch_rate), collate.pairs, config.shares.pair),
+        "pair": Kind(
+            corpus.sources.pairs, PairRows(images, texts, config.mismatch_rate), collate.pairs, config.shares.pair
+        ),
         "image": Kind(corpus.sources.images, images, collate.images, config.shares.image),
         "text": Kind(corpus.sources.texts, texts, collate.texts, config.shares.text),
     }

@@ -52,7 +52,7 @@ class Config:
     code_size: int = 48
     """Side of the codebook's images, in pixels."""
 
-    steps: int = 800
+    steps: int = 600
     batch_size: int = 64
     """Samples in a step, over all ranks."""
     lr: float = 1.5e-3
@@ -70,9 +70,9 @@ class Config:
     """Means over the labelled rows of all ranks, or of each rank alone as in the references."""
     itm_input: Literal["masked", "clean"] = "masked"
     """What matching looks at."""
-    mismatch_rate: float = 0.1
+    mismatch_rate: float = 0.25
     """Share of the pairs whose masked text is another's."""
-    mask_rate: float = 0.15
+    mask_rate: float = 0.25
     """Share of the words that are masked, whole words at a time in captions."""
     patch_mask_rate: float = 75 / 196
     """Share of the patches that are masked, at most."""

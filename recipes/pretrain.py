@@ -6,13 +6,43 @@ login node, so torch waits until the script starts.
 
 import sys
 import time
-from pathlib import Path
+
+from torchx.specs import AppDef
+
+from torchflava.launch.ddp import Nodes, torchrun_job
+
+
+def pretrain(
+    *args: str,
+    nodes: int = 1,
+    procs: int = 0,
+    gpus: int = 0,
+    cpus: int = 0,
+    mem_gb: int = 0,
+    retries: int = 0,
+    image: str = "",
+) -> AppDef:
+    """Pretrains FLAVA; `torchx run FILE.py` offers a few arguments more.
+
+    Args:
+        args: the recipe's own arguments, after --
+        nodes: machines
+        procs: processes a node; 0 means one for each of --gpus, or one
+        gpus: GPUs to ask for, a node
+        cpus: CPU cores to ask for, a node
+        mem_gb: main memory to ask for, in GB a node
+        retries: times that the scheduler starts the job again after it failed
+        image: container image with torchflava in it; none means this Python
+    """
+    where = Nodes(nodes, procs, gpus, cpus, mem_gb)
+    return torchrun_job("recipes/pretrain.py", args, where, retries=retries, image=image)
 
 
 def main(words: list[str]) -> None:
     """Train as the command line says, then measure what was learnt."""
     from corpora import kinds
     from measure import Measured
+    from measure_emoji import measure_emoji
     from measure_scenes import measure_scenes
     from presets import parse, shaping
     from report import report
@@ -49,7 +79,8 @@ def main(words: list[str]) -> None:
             if step % config.save_every == 0 or step == config.steps:
                 save_checkpoint(folder, step, model, optimizer=optimizer, config=shaping(config))
             asked = time.perf_counter()
-        readings, shown = measure_scenes(Measured(config, corpus, model, run))
+        measure = {"scenes": measure_scenes, "emoji": measure_emoji}[config.corpus]
+        readings, shown = measure(Measured(config, corpus, model, run))
         meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
         meter.close()
         if run.leads:

@@ -23,7 +23,10 @@ def report(config: Config, readings: Sequence[Reading], shown: Sequence[Any], fo
     measured = {r.name: {"value": r.value, "chance": r.chance} for r in readings}
     (folder / "result.json").write_text(json.dumps({"readings": measured, "config": shaping(config)}, indent=1))
     picture(readings, shown, folder)
-    print(f"\n{text}\n\nIn {folder}: result.md, picture.png, log.jsonl, TensorBoard events, and the checkpoints.", flush=True)
+    print(
+        f"\n{text}\n\nIn {folder}: result.md, picture.png, log.jsonl, TensorBoard events, and the checkpoints.",
+        flush=True,
+    )
 
 
 def picture(readings: Sequence[Reading], shown: Sequence[Any], folder: Path) -> None:

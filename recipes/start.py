@@ -1,7 +1,6 @@
 """The beginning of a run: its folder, its corpus, a sharded model, an optimizer, and where it goes on."""
 
 import json
-
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -39,12 +38,17 @@ def start(config: Config, run: Run) -> Started:
     if config.resume:
         found = last_checkpoint(folder)
         if found is None:
-            raise SystemExit(f"{folder} has no checkpoint to go on from; name a run's folder, or start anew without --resume")
+            raise SystemExit(
+                f"{folder} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
+            )
         done = load_checkpoint(found, model, optimizer=optimizer, config=shaping(config))
     elif run.leads:
         _open_folder(folder, config, corpus)
     if run.leads:
-        print(f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}", flush=True)
+        print(
+            f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}",
+            flush=True,
+        )
     return Started(folder, corpus, model, optimizer, done)
 
 
@@ -52,9 +56,7 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
     """The model that `config` describes; a loss of weight 0 has no head."""
     if config.model not in SIZES:
         raise SystemExit(f"no model is called {config.model!r}; there are {', '.join(SIZES)}")
-    flava = flava_model(
-        config.model, image_size=config.image_size, patch_size=config.patch_size, vocab_size=vocab_size
-    )
+    flava = flava_model(config.model, image_size=config.image_size, patch_size=config.patch_size, vocab_size=vocab_size)
     model = flava_for_pretraining(flava, num_codes=num_codes, gradients=config.gradients, itm_input=config.itm_input)
     for name, weight in vars(config.weights).items():
         if weight == 0:

@@ -4,8 +4,12 @@ from collections.abc import Generator
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+# No deadline: a shared machine may stop for a second. Few examples: the properties are many, and CI runs them every time.
+settings.register_profile("torchflava", deadline=None, max_examples=25)
+settings.load_profile("torchflava")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

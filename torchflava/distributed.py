@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather as differentiable_all_gather
+from torch.distributed._functional_collectives import all_gather_single, wait_tensor  # the public ones are deprecated
 
 Gather = Literal["global", "local", "none"]
 """Whose gradients flow back through a gather: every rank's, this rank's only, or no one's (paper §4.2, table 3)."""
@@ -35,7 +35,7 @@ def gather(x: Tensor, gradients: Gather = "global") -> Tensor:
     if world_size() == 1:
         return x if gradients != "none" else x.detach()
     if gradients == "global":
-        return torch.cat(differentiable_all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
+        return wait_tensor(all_gather_single(x.contiguous(), 0, dist.group.WORLD))  # type: ignore[no-untyped-call, arg-type]
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.detach().contiguous())
     if gradients == "local":

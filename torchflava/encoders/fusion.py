@@ -47,8 +47,10 @@ class FusionEncoder(nn.Module):
         """
         if image.shape[0] != text.shape[0]:
             raise ValueError(f"{image.shape[0]} images meet {text.shape[0]} texts; give one text for each image")
-        if keep.shape != text.shape[:2]:
-            raise ValueError(f"keep is {tuple(keep.shape)}; a bool for each of {tuple(text.shape[:2])} tokens is due")
+        if keep.shape != text.shape[:2] or keep.dtype != torch.bool:
+            raise ValueError(
+                f"keep is {tuple(keep.shape)} {keep.dtype}; a bool for each of {tuple(text.shape[:2])} tokens is due"
+            )
         cls = self.cls_token.expand(len(image), -1, -1).to(image.dtype)
         x = torch.cat([cls, image, text.to(image.dtype)], dim=1)
         front = torch.ones_like(keep[:, :1]).expand(-1, 1 + image.shape[1])

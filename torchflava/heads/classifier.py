@@ -35,7 +35,7 @@ class MlpClassifier(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        init_weights(self.dense, self.norm, self.decoder)
+        init_weights(self.dense, self.norm, self.decoder, width=self.width)
 
     def forward(self, cls: Tensor) -> Tensor:
         """(B, D) -> (B, C)."""

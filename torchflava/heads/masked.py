@@ -32,7 +32,7 @@ class MaskedPredictionHead(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        init_weights(self.dense, self.norm, self.decoder)
+        init_weights(self.dense, self.norm, self.decoder, width=self.dense.in_features)
 
     def transform(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., D): all but the decoder, for losses that fuse the projection."""

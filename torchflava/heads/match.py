@@ -20,7 +20,7 @@ class MatchHead(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        init_weights(self.dense, self.decoder)
+        init_weights(self.dense, self.decoder, width=self.dense.in_features)
 
     def forward(self, cls: Tensor) -> Tensor:
         """(B, D) -> (B, 2)."""

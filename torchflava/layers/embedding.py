@@ -56,7 +56,8 @@ class PatchEmbedding(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        init_weights(self.projection, self.cls_token, self.mask_token, self.positions)
+        width = self.projection.out_channels
+        init_weights(self.projection, self.cls_token, self.mask_token, self.positions, width=width)
 
     def resize(self, image_size: int) -> None:
         """Resize the learned positions, for good, to images of another size (224 to 480 for VQAv2, paper table C.2)."""

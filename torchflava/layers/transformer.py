@@ -32,7 +32,7 @@ class Attention(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        init_weights(self.qkv, self.out)
+        init_weights(self.qkv, self.out, width=self.out.in_features)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, L, D), keep (B, L) bool, True where a key may be attended to -> (B, L, D)."""
@@ -53,7 +53,7 @@ class Mlp(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        init_weights(self.up, self.down)
+        init_weights(self.up, self.down, width=self.up.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

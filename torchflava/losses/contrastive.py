@@ -26,15 +26,17 @@ def contrastive_loss(
         gradients: through whose columns gradients flow: `global` all ranks', `local` this rank's, `none` no one's.
 
     Raises:
-        ValueError: if the batches are of unequal size.
+        ValueError: if the batches are of unequal size, or `contrast` is not one bool a row.
     """
     if image.shape != text.shape:
         raise ValueError(f"image embeddings are {tuple(image.shape)}, text's {tuple(text.shape)}; equal shapes are due")
     rows = image.shape[0]
     if contrast is None:
         contrast = torch.ones(rows, dtype=torch.bool, device=image.device)
-    elif contrast.shape != (rows,):
-        raise ValueError(f"contrast is {tuple(contrast.shape)}; one bool for each of {rows} rows is due")
+    elif contrast.shape != (rows,) or contrast.dtype != torch.bool:
+        raise ValueError(
+            f"contrast is {tuple(contrast.shape)} {contrast.dtype}; one bool for each of {rows} rows is due"
+        )
     with torch.autocast(image.device.type, enabled=False):
         image, text, scale = image.float(), text.float(), scale.float()
         all_images, all_texts = gather(torch.stack([image, text], dim=1), gradients).unbind(1)

@@ -3,6 +3,7 @@
 Letters: B batch.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,7 +16,9 @@ def matching_loss(logits: Tensor, matched: Tensor) -> Loss:
     Raises:
         ValueError: if `matched` is not one bool a row.
     """
-    if matched.shape != logits.shape[:1]:
-        raise ValueError(f"matched is {tuple(matched.shape)}; one bool for each of {len(logits)} rows is due")
+    if matched.shape != logits.shape[:1] or matched.dtype != torch.bool:
+        raise ValueError(
+            f"matched is {tuple(matched.shape)} {matched.dtype}; one bool for each of {len(logits)} rows is due"
+        )
     total = F.cross_entropy(logits.float(), matched.long(), reduction="sum")
     return Loss(total, total.new_full((), len(logits)))

@@ -1,12 +1,10 @@
-"""Wholes: FLAVA, its pretraining and its fine-tuning, built from parts.
-
-`from_pretrained` and the like stand in `models.weights`.
-"""
+"""Wholes: FLAVA, its pretraining and its fine-tuning, built from parts."""
 
 from torchflava.models.classification import FlavaForClassification, flava_for_classification
 from torchflava.models.flava import Flava, FlavaOutput, flava_model
 from torchflava.models.pretraining import VERBS, FlavaForPreTraining, flava_for_pretraining
 from torchflava.models.sizes import SIZES, Size
+from torchflava.models.weights import Loaded, from_pretrained, load_pretrained, metadata_of, save_pretrained
 
 __all__ = [
     "SIZES",
@@ -15,8 +13,13 @@ __all__ = [
     "FlavaForClassification",
     "FlavaForPreTraining",
     "FlavaOutput",
+    "Loaded",
     "Size",
     "flava_for_classification",
     "flava_for_pretraining",
     "flava_model",
+    "from_pretrained",
+    "load_pretrained",
+    "metadata_of",
+    "save_pretrained",
 ]

@@ -45,6 +45,8 @@ class FlavaForClassification(nn.Module):
         for name, given, read in (("pixels", pixels, self.reads != "text"), ("ids", ids, self.reads != "image")):
             if (given is not None) != read:
                 raise ValueError(f"a classifier that reads {self.reads!r} {'needs' if read else 'takes no'} {name}")
+        if keep is not None and ids is None:
+            raise ValueError(f"a classifier that reads {self.reads!r} takes no keep")
         return self.classifier(self._cls(pixels, ids, keep))
 
     def _cls(self, pixels: Tensor | None, ids: Tensor | None, keep: Tensor | None) -> Tensor:

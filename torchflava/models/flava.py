@@ -70,7 +70,8 @@ class Flava(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the projections' weights anew."""
-        init_weights(self.image_projection, self.text_projection, self.image_to_fusion, self.text_to_fusion)
+        init_weights(self.image_projection, self.image_to_fusion, width=self.image_encoder.width)
+        init_weights(self.text_projection, self.text_to_fusion, width=self.text_encoder.width)
 
     def resize(self, image_size: int) -> None:
         """Resize the image encoder's positions, for good, to images of another size."""

@@ -56,9 +56,16 @@ def shard(
     for unit in units:
         fully_shard(unit, mesh=mesh, mp_policy=policy)
     root = fully_shard(model, mesh=mesh, mp_policy=policy)
+    model.register_forward_hook(_reshard_unless_learning)
     for verb in verbs:
         register_fsdp_forward_method(model, verb)
         setattr(model, verb, _resharding(root, getattr(model, verb)))
+
+
+def _reshard_unless_learning(root: nn.Module, given: Any, output: Any) -> None:
+    """Backward gives the root's weights back; a forward that has none, such as a validation's, must do so itself."""
+    if isinstance(root, FSDPModule) and not torch.is_grad_enabled():
+        root.reshard()
 
 
 def _resharding(root: FSDPModule, verb: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,212 @@
+"""Files that users hand in: what torch and safetensors wrote comes back, what is damaged or hostile is refused by name."""
+
+import json
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from torchflava.files import load_metadata, load_tensors, read_state, save_tensors
+
+CLASSES = (
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.linear.Linear",
+    "torch.nn.modules.batchnorm.BatchNorm1d",
+    "torch.nn.modules.activation.ReLU",
+)
+FORMS = {"zip": {}, "legacy": {"_use_new_zipfile_serialization": False}}
+fuzz = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
+def net() -> nn.Sequential:
+    """Every awkward thing that a module can hold."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 2, bias=False)))
+    net[2][1].weight = nn.Parameter(torch.randn(5, 2).T)  # not contiguous
+    net.register_buffer("hidden", torch.ones(7), persistent=False)
+    net.register_buffer("halves", torch.randn(2, 3).half())
+    net.register_buffer("brain", torch.randn(11).bfloat16())
+    net.register_buffer("flags", torch.tensor([True, False, True]))
+    net.register_buffer("scalar", torch.tensor(5))
+    net.register_buffer("empty", torch.empty(0, 3))
+    net.register_buffer("tail", torch.arange(13)[4:9:2])  # a view into a larger record
+    net.register_module("tied", net[0])
+    return net
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_a_pickled_module_gives_its_state_dict(tmp_path: Path, form: str, protocol: int) -> None:
+    module = net()
+    torch.save(module, tmp_path / "net.pkl", pickle_protocol=protocol, **FORMS[form])
+    state = read_state(tmp_path / "net.pkl", CLASSES)
+    assert_same(state, module.state_dict())
+    assert state["tied.weight"].data_ptr() == state["0.weight"].data_ptr()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_state_dicts_of_torch(tmp_path: Path, form: str) -> None:
+    state = net().state_dict()
+    for name, held in [("a.pt", state), ("b.pth", {"state_dict": state, "epoch": 3}), ("c.bin", dict(state))]:
+        torch.save(held, tmp_path / name, **FORMS[form])
+        assert_same(load_tensors(tmp_path / name), state)
+        assert_same(read_state(tmp_path / name), state)
+
+
+@pytest.mark.parametrize("read", [load_tensors, read_state])
+def test_one_of_several_state_dicts_is_named(tmp_path: Path, read) -> None:
+    student, teacher = net().state_dict(), {"a": torch.ones(2)}
+    torch.save({"student": student, "teacher": teacher}, tmp_path / "dino.pth")
+    with pytest.raises(ValueError, match="part=, one of student, teacher"):
+        read(tmp_path / "dino.pth")
+    assert_same(read(tmp_path / "dino.pth", part="teacher"), teacher)
+    with pytest.raises(ValueError, match="no part 'pupil'; it has student, teacher"):
+        read(tmp_path / "dino.pth", part="pupil")
+
+
+@pytest.mark.parametrize("held", [{}, [1, 2], {"epoch": 3}, {"a": torch.ones(1), "epoch": 3}, torch.ones(2)])
+@pytest.mark.parametrize("read", [load_tensors, read_state])
+def test_a_torch_file_without_a_state_dict(tmp_path: Path, read, held: object) -> None:
+    torch.save(held, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt holds no state dict"):
+        read(tmp_path / "odd.pt")
+
+
+def test_safetensors_in_all_its_forms(tmp_path: Path) -> None:
+    state = {"a": torch.randn(2, 3), "b": torch.arange(5)}
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    save_file(state, tmp_path / "model.safetensors")
+    save_file({"a": state["a"]}, shards / "one.safetensors")
+    save_file({"b": state["b"]}, shards / "two.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    for path in [tmp_path / "model.safetensors", tmp_path, shards, shards / "model.safetensors.index.json"]:
+        assert_same(load_tensors(path), state)
+        assert_same(read_state(str(path)), state)
+    (tmp_path / "model.safetensors").rename(tmp_path / "renamed.pkl")
+    assert_same(load_tensors(tmp_path / "renamed.pkl"), state)
+
+
+@pytest.mark.parametrize(
+    ("index", "match"),
+    [
+        ({"weight_map": {"a": "../a.safetensors"}}, "outside its folder"),
+        ({"weight_map": {"a": "/etc/passwd"}}, "outside its folder"),
+        ({"weight_map": {"a": "model.safetensors.index.json"}}, "outside its folder"),
+        ({"weight_map": {"a": "a.safetensors", "gone": "a.safetensors"}}, "lack gone"),
+        ({"weights": {}}, "weight_map"),
+        ({"weight_map": {"a": 3}}, "weight_map"),
+        ({"weight_map": [3]}, "weight_map"),
+    ],
+)
+def test_a_bad_index_of_shards(tmp_path: Path, index: object, match: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    save_file({"a": torch.ones(1)}, folder / "a.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=match) as caught:
+        load_tensors(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html>Not found</html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git LFS"),
+        (b"\x93NUMPY\x01\x00", "neither safetensors nor"),
+        (b"\x80\x04N.", "neither safetensors nor"),
+        (b"PK\x03\x04 and then no zip", "damaged"),
+        (b'\x40\x00\x00\x00\x00\x00\x00\x00{"a": 1', "damaged"),
+        (b"{ not json", "no index"),
+    ],
+)
+@pytest.mark.parametrize("read", [load_tensors, read_state])
+def test_files_that_are_no_weights(tmp_path: Path, read, content: bytes, match: str) -> None:
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=match) as caught:
+        read(tmp_path / "weights.pt")
+    assert "weights.pt" in str(caught.value)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.pt"):
+        load_tensors(tmp_path / "gone.pt")
+    with pytest.raises(FileNotFoundError, match=r"holds none of model\.safetensors"):
+        read_state(tmp_path)
+
+
+def test_load_tensors_names_a_refused_global(tmp_path: Path) -> None:
+    torch.save({"args": Namespace(lr=1)}, tmp_path / "args.pt")
+    with pytest.raises(ValueError, match=r"args\.pt: its pickle names 'argparse\.Namespace'.*convert"):
+        load_tensors(tmp_path / "args.pt")
+    torch.save({"model": {"a": torch.ones(2)}, "args": Namespace(lr=1)}, tmp_path / "dino.pth")
+    assert_same(read_state(tmp_path / "dino.pth", ["argparse.Namespace"]), {"a": torch.ones(2)})
+
+
+def test_a_compressed_or_big_endian_zip_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "good.pt")
+    for name, way, order in [("bomb.pt", zipfile.ZIP_DEFLATED, b"little"), ("big.pt", zipfile.ZIP_STORED, b"big")]:
+        with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(tmp_path / name, "w", way) as bad:
+            for entry in good.namelist():
+                bad.writestr(entry, order if entry.endswith("byteorder") else good.read(entry))
+    with pytest.raises(ValueError, match=r"bomb\.pt .*compressed"):
+        read_state(tmp_path / "bomb.pt")
+    with pytest.raises(ValueError, match=r"big\.pt .*big-endian"):
+        read_state(tmp_path / "big.pt")
+
+
+@given(data=st.data(), form=st.sampled_from(["zip", "legacy", "safetensors"]))
+@fuzz
+def test_a_damaged_file_is_read_or_a_value_error(tmp_path: Path, data: st.DataObject, form: str) -> None:
+    path = tmp_path / form
+    if not path.exists():
+        state = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        save_file(state.state_dict(), path) if form == "safetensors" else torch.save(state, path, **FORMS[form])
+    damaged = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        del damaged[data.draw(st.integers(0, len(damaged) - 1)) :]
+    for _ in range(data.draw(st.integers(0, 3)) if damaged else 0):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "damaged").write_bytes(damaged)
+    for read in (lambda file: read_state(file, CLASSES), load_tensors, load_metadata):
+        try:
+            found = read(tmp_path / "damaged")
+        except ValueError as error:
+            assert "damaged" in str(error)
+        else:
+            assert isinstance(found, dict)
+
+
+def test_save_tensors_writes_shared_and_strided_tensors_whole(tmp_path: Path) -> None:
+    base = torch.randn(6, 4)
+    state = {"all": base, "same": base, "part": base[1:3], "turned": base.T, "one": nn.Parameter(torch.tensor(2.0))}
+    save_tensors(tmp_path / "x.safetensors", state, {"made": "here"})
+    assert_same(load_tensors(tmp_path / "x.safetensors"), {name: tensor.detach() for name, tensor in state.items()})
+    assert load_metadata(tmp_path / "x.safetensors") == {"made": "here"}
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2)})
+    with pytest.raises(TypeError):
+        save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {"made": 3})
+    assert_same(load_tensors(tmp_path / "x.safetensors"), {"a": torch.ones(2)})
+    assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+    assert load_metadata(tmp_path / "x.safetensors") == {}

@@ -1,0 +1,176 @@
+"""The codebook of the paper: the encoder of DALL-E's discrete VAE (paper §3.2; facts from openai/DALL-E@5be4b23).
+
+Letters: B batch, N patches, K codes, s side of the view in pixels, W width of the first group. Four groups of blocks of
+widths W, 2W, 4W, 8W; the first three end by halving the side, so 112 px give 14 x 14 codes. A block adds to its input
+`post_gain` times four convolutions, each after a ReLU, of a quarter of its width inside.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchflava.codebooks.codebook import check_pixels, check_precision
+from torchflava.codebooks.dalle_names import OPENAI_CLASSES, dalle_names, dalle_shapes
+from torchflava.files import load_metadata, read_state, save_tensors
+
+_EPSILON = 0.1
+"""Of the logit-Laplace distribution that the dVAE was trained with: it reads pixels from 0.1 to 0.9."""
+
+
+def map_pixels(pixels: Tensor) -> Tensor:
+    """uint8 of any shape, 0 to 255 -> float32, 0.1 to 0.9, as the dVAE was trained to read."""
+    return (1 - 2 * _EPSILON) * (pixels.float() / 255) + _EPSILON
+
+
+class DalleCodebook(nn.Module):
+    """The dVAE's encoder, frozen: its weights are buffers, so that no optimizer, sharding or decay can reach them.
+
+    It computes in float32 under any autocast, because codes change with the precision. (On a GPU, whether convolutions
+    may use TF32 is torch's setting, `torch.backends.cudnn.conv.fp32_precision`.)
+
+    Args:
+        tensors: the weights under OpenAI's names (`blocks.group_1.block_1.res_path.conv_1.w`), of any float type; the
+            sizes are read off them.
+        image_size: s, a multiple of 8; 112 gives the paper's 196 codes.
+        at_most: images encoded at once, which bounds the memory (about 50 MB an image at the full size).
+
+    Raises:
+        ValueError: for tensors that are missing, too many or of another shape, all named; for an image size that is
+            no multiple of 8.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, image_size: int = 112, at_most: int = 16) -> None:
+        super().__init__()
+        _check(tensors)
+        if image_size < 8 or image_size % 8:
+            raise ValueError(f"image_size is {image_size}; the dVAE needs a multiple of 8, such as 112")
+        if at_most < 1:
+            raise ValueError(f"at_most is {at_most}; encode at least one image at once")
+        weights = {name: tensor.detach().to(torch.float32) for name, tensor in tensors.items()}
+        self.blocks = _encoder(weights)
+        self.image_size = image_size
+        self.grid = (image_size // 8, image_size // 8)
+        self.num_codes = len(tensors["blocks.output.conv.b"])
+        self.at_most = at_most
+        self.eval()
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], *, image_size: int | None = None) -> Self:
+        """The codebook in a file or folder, whoever wrote it.
+
+        Read are: what `save` wrote; OpenAI's `encoder.pkl` (its pickle is parsed, not run; `dall_e` is not needed);
+        transformers' `FlavaImageCodebook`, alone or within a `FlavaForPreTraining`; the same of TorchMultimodal's.
+        Without `image_size` it is the saved one, or 112 where the file tells none.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or its tensors are not those of a dVAE's encoder.
+        """
+        tensors = read_state(path, OPENAI_CLASSES)
+        try:
+            if image_size is None:
+                image_size = int(load_metadata(path).get("image_size", 112))
+            return cls(dalle_names(tensors), image_size=image_size)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights to a safetensors file under OpenAI's names."""
+        save_tensors(path, self.state_dict(), {"codebook": "dalle", "image_size": str(self.image_size)})
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation, whatever the model around it does."""
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, s, s) uint8 -> (B, K, s/8, s/8) float32 logits, without gradient.
+
+        Raises:
+            ValueError: for pixels of another type or size, and if the weights were cast to a lower precision.
+        """
+        check_pixels(pixels, self.image_size)
+        check_precision(self.blocks.get_buffer("input.w"), torch.float32)
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            return self.blocks(map_pixels(pixels))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, s, s) uint8 -> (B, N) int64 codes, row by row.
+
+        Raises:
+            ValueError: for pixels of another type or size, and if the weights were cast to a lower precision.
+        """
+        check_pixels(pixels, self.image_size)
+        return torch.cat([self(part).argmax(1).flatten(1) for part in torch.split(pixels, self.at_most)])
+
+
+class _Convolution(nn.Module):
+    """A convolution that keeps the side; its weights are buffers under OpenAI's names."""
+
+    w: Tensor
+    b: Tensor
+
+    def __init__(self, weights: Mapping[str, Tensor], name: str) -> None:
+        super().__init__()
+        self.register_buffer("w", weights[f"{name}.w"])
+        self.register_buffer("b", weights[f"{name}.b"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
+
+
+class _Block(nn.Module):
+    """A bottleneck of four convolutions beside the identity, or beside a 1 x 1 convolution where the width changes."""
+
+    def __init__(self, weights: Mapping[str, Tensor], name: str, post_gain: float) -> None:
+        super().__init__()
+        wider = f"{name}.id_path.w" in weights
+        self.id_path = _Convolution(weights, f"{name}.id_path") if wider else nn.Identity()
+        self.res_path = nn.Sequential()
+        for i in range(1, 5):
+            self.res_path.add_module(f"relu_{i}", nn.ReLU())
+            self.res_path.add_module(f"conv_{i}", _Convolution(weights, f"{name}.res_path.conv_{i}"))
+        self.post_gain = post_gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.id_path(x) + self.post_gain * self.res_path(x)
+
+
+def _encoder(weights: Mapping[str, Tensor]) -> nn.Sequential:
+    """The whole from its weights, which were checked to be all there."""
+    blocks = sum(name.startswith("blocks.group_1.") and name.endswith(".conv_1.w") for name in weights)
+    encoder = nn.Sequential()
+    encoder.add_module("input", _Convolution(weights, "blocks.input"))
+    for g in range(1, 5):
+        group = nn.Sequential()
+        for k in range(1, blocks + 1):
+            group.add_module(f"block_{k}", _Block(weights, f"blocks.group_{g}.block_{k}", 1 / (4 * blocks) ** 2))
+        if g < 4:
+            group.add_module("pool", nn.MaxPool2d(2))
+        encoder.add_module(f"group_{g}", group)
+    output = nn.Sequential()
+    output.add_module("relu", nn.ReLU())
+    output.add_module("conv", _Convolution(weights, "blocks.output.conv"))
+    encoder.add_module("output", output)
+    return encoder
+
+
+def _check(tensors: Mapping[str, Tensor]) -> None:
+    """Every tensor is one of a dVAE's encoder, and none is missing."""
+    needed = dalle_shapes(tensors)
+    wrong = [
+        *(f"missing {name}" for name in needed if name not in tensors),
+        *(f"unexpected {name}" for name in tensors if name not in needed),
+        *(
+            f"{name} has shape {tuple(tensors[name].shape)} instead of {shape}"
+            for name, shape in needed.items()
+            if name in tensors and tensors[name].shape != shape
+        ),
+        *(f"{name} is {t.dtype}" for name, t in tensors.items() if not t.is_floating_point()),
+    ]
+    if wrong:
+        told = "; ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+        raise ValueError(f"no dVAE encoder: {told}; give the weights of one whole encoder")

@@ -1,0 +1,294 @@
+"""Files that a user hands in, read safely: nothing in them is ever run.
+
+Formats: safetensors (one file, or shards under an index), and what `torch.save` wrote, as a zip or in its older form.
+The format is told by the first bytes, never by the name. A damaged file is a ValueError that names it.
+"""
+
+import json
+import math
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from torchflava import pickled
+from torchflava.pickled import Stored, View
+
+T = TypeVar("T")
+Kind = Literal["safetensors", "zip", "legacy", "index"]
+
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The number that opens torch's older files, as a pickle, after the few bytes of its protocol."""
+_IN_A_FOLDER = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_MOST_PICKLE = 64 * 2**20  # bytes; the pickle of a model only describes, 20 MB for a million tensors
+_STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError)
+"""What else a zip, or the list of records in torch's older files, raises where it is damaged."""
+_TO_SAFETENSORS = (
+    "if you trust the file, convert it where its own package is installed: "
+    "safetensors.torch.save_file(dict(torch.load(path, weights_only=False).state_dict()), 'weights.safetensors')"
+)
+
+
+def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> dict[str, Tensor]:
+    """The tensors in a file or folder, by name, on the CPU.
+
+    Args:
+        path: a safetensors file, an index of its shards, a `.pt`, `.pth` or `.bin` of tensors written by torch.save
+            (read by `torch.load(weights_only=True)`), or a folder as transformers writes it.
+        part: for a torch file that holds several state dicts (`{"student": ..., "teacher": ...}`), which one; a file
+            with a single one under any name needs no `part`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, of another format, or holds more than tensors.
+    """
+    path = _file(path)
+    kind = _kind(path)
+    if kind == "index":
+        return _sharded(path)
+    if kind == "safetensors":
+        return _safetensors(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise ValueError(
+                f"{path}: its pickle names {refused[1]!r}, which is not read; {_TO_SAFETENSORS}"
+            ) from error
+        raise ValueError(f"{path} is damaged or is no file of tensors; fetch it again") from error
+    except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); fetch it again") from error
+    return _one_state(loaded, lambda value: _state(value, Tensor), path, part)
+
+
+def read_state(
+    path: str | os.PathLike[str], allow: Collection[str] = (), *, part: str | None = None
+) -> dict[str, Tensor]:
+    """As `load_tensors`, and also the state dict of a whole module that torch.save pickled.
+
+    The pickle is parsed, not run, and the module's package need not be installed.
+
+    Args:
+        path: a file or a folder.
+        allow: the classes that may stand in the pickle, such as `torch.nn.modules.container.Sequential`.
+        part: which of several state dicts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the pickle names anything else, or for what `load_tensors` refuses.
+    """
+    path = _file(path)
+    kind = _kind(path)
+    if kind in ("index", "safetensors"):
+        return load_tensors(path)
+    try:
+        with path.open("rb") as file:
+            root, read = _from_zip(file, allow) if kind == "zip" else _from_legacy(file, allow)
+            views = _one_state(root, _views, path, part)
+            return _tensors(views, read)
+    except pickled.RefusedError as error:
+        raise ValueError(f"{path}: {error}; {_TO_SAFETENSORS}") from error
+    except (pickled.UnreadableError, zipfile.BadZipFile, EOFError, *_STUMBLES) as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a safetensors file says about itself; nothing for the other formats, which say nothing.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged.
+    """
+    path = _file(path)
+    if _kind(path) != "safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or not at all; tensors that share memory are written each by itself."""
+    target = Path(path)
+    seen: set[int] = set()
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        copy = tensor.detach().to("cpu").contiguous()
+        storage = copy.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != copy.nbytes:
+            copy = copy.clone()
+        seen.add(copy.untyped_storage().data_ptr())
+        whole[name] = copy
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        save_file(whole, partial, metadata=dict(metadata or {}) or None)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    """The file itself, or the one that stands for its folder."""
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in _IN_A_FOLDER if (path / name).is_file()]
+        if not found:
+            raise FileNotFoundError(f"{path} holds none of {', '.join(_IN_A_FOLDER)}; name the file itself")
+        return found[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; give the path of one (nothing is downloaded)")
+    return path
+
+
+def _kind(path: Path) -> Kind:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if _LEGACY in head[:32]:
+        return "legacy"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return "safetensors"
+    if head.lstrip()[:1] == b"{":
+        return "index"
+    if not head:
+        raise ValueError(f"{path} is empty; fetch it again")
+    if head.lstrip()[:1] == b"<":
+        raise ValueError(f"{path} is a web page, not weights; fetch the file itself")
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a pointer to a file in git LFS; fetch the file itself (git lfs pull)")
+    raise ValueError(
+        f"{path} is neither safetensors nor a file of torch.save's (it begins with {head[:8]!r}); convert it to safetensors"
+    )
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def _sharded(path: Path) -> dict[str, Tensor]:
+    try:
+        shards: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
+        names = sorted(set(shards.values()))
+        strange = [name for name in names if name != Path(name).name or name.endswith(".json")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no index of shards ({error!r}); it needs a weight_map") from error
+    if strange:
+        raise ValueError(f"{path} names shards outside its folder ({strange[0]!r}); shards stand beside their index")
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensors |= load_tensors(path.parent / name)
+    missing = sorted(set(shards) - set(tensors))
+    if missing:
+        raise ValueError(f"{path}: its shards lack {', '.join(missing[:5])} ({len(missing)} in all); fetch them again")
+    return tensors
+
+
+def _from_zip(file: BinaryIO, allow: Collection[str]) -> tuple[Any, Callable[[Stored], bytes]]:
+    """torch.save's files: a zip, uncompressed, of `data.pkl` and `data/KEY`, under a folder of any name."""
+    archive = zipfile.ZipFile(file)
+    entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    info = entries["data.pkl"]
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()) or info.file_size > _MOST_PICKLE:
+        raise pickled.UnreadableError("it is compressed, or its pickle is too large, as torch.save writes none")
+    if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
+        raise pickled.UnreadableError("its bytes are in big-endian order; convert it where it was written")
+    root = pickled.parse(archive.read(info), allow).root
+    return root, lambda stored: archive.read(entries[f"data/{stored.key}"])
+
+
+def _from_legacy(file: BinaryIO, allow: Collection[str]) -> tuple[Any, Callable[[Stored], bytes]]:
+    """torch.save's files before 1.6: five pickles (magic, version, machine, object, keys), then the records."""
+    _, version, machine = (pickled.parse(file, ()).root for _ in range(3))
+    if version != 1001 or type(machine) is not dict or machine.get("little_endian") is not True:
+        raise pickled.UnreadableError(
+            "it is of another version or in big-endian order; convert it where it was written"
+        )
+    root, stored = pickled.parse(file, allow)
+    places: dict[str, tuple[int, int]] = {}
+    for key in pickled.parse(file, ()).root:
+        length = int.from_bytes(file.read(8), "little") * _dtype(stored[key]).itemsize
+        places[key] = (file.tell(), length)
+        file.seek(length, os.SEEK_CUR)
+
+    def read(record: Stored) -> bytes:
+        place, length = places[record.key]
+        file.seek(place)
+        return file.read(length)
+
+    return root, read
+
+
+def _tensors(views: Mapping[str, View], read: Callable[[Stored], bytes]) -> dict[str, Tensor]:
+    """Each view's tensor; views of one record share its memory, as they did when they were saved."""
+    records: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, (stored, offset, size, stride) in views.items():
+        if stored.key not in records:
+            records[stored.key] = _record(read(stored), stored)
+        last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
+        if math.prod(size) > 0 and (last >= stored.length or math.prod(size) > 2**48):
+            raise pickled.UnreadableError(f"{name} reaches beyond its record")
+        tensors[name] = records[stored.key].as_strided(size, stride, offset) if math.prod(size) else torch.empty(size)
+    return tensors
+
+
+def _record(data: bytes, stored: Stored) -> Tensor:
+    dtype = _dtype(stored)
+    if len(data) != stored.length * dtype.itemsize:
+        raise pickled.UnreadableError(f"a record has {len(data)} bytes instead of {stored.length * dtype.itemsize}")
+    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+def _dtype(stored: Stored) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, stored.dtype)
+    return dtype
+
+
+def _one_state(loaded: Any, state: Callable[[Any], dict[str, T] | None], path: Path, part: str | None) -> dict[str, T]:
+    """The one state dict in what a torch file held: the whole of it, or one a level below."""
+    whole = state(loaded)
+    if whole and part is None:
+        return whole
+    entries = loaded.items() if isinstance(loaded, dict) and not whole else ()
+    parts = {str(key): inner for key, value in entries if (inner := state(value))}
+    if part is not None and part not in parts:
+        raise ValueError(f"{path} has no part {part!r}; it has {', '.join(parts) or 'no parts'}")
+    if part is None and len(parts) != 1:
+        told = f"{len(parts)} state dicts; choose with part=, one of {', '.join(parts)}" if parts else "no state dict"
+        raise ValueError(f"{path} holds {told}")
+    return parts[part if part is not None else next(iter(parts))]
+
+
+def _views(value: Any) -> dict[str, View] | None:
+    return pickled.tensors(value) if pickled.is_module(value) else _state(value, View)
+
+
+def _state(value: Any, kind: type[T]) -> dict[str, T] | None:
+    """`value`, if it maps names to `kind` and to nothing else."""
+    if not isinstance(value, dict) or not value:
+        return None
+    return dict(value) if all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items()) else None

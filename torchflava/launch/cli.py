@@ -1,0 +1,122 @@
+"""`torchx run FILE.py`: TorchX's `run`, taught that a file may be a whole recipe, and to show a local job as it is.
+
+Registered as TorchX's `run` by this package's entry point (TorchX 0.7). Builtin components and `FILE.py:FUNCTION` keep
+their meaning.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from torchx.cli.cmd_run import CmdRun
+from torchx.runner import Runner
+from torchx.runner.config import get_config, load_sections
+from torchx.schedulers.local_scheduler import SignalException
+
+from torchflava.launch.ddp import LaunchError
+from torchflava.launch.words import COMPONENT, asks_help, help_text, torchx_words
+
+_ABOUT = """Runs a recipe, FILE.py, or a component of TorchX, FILE.py:FUNCTION or GROUP.NAME (see `torchx builtins`).
+
+  torchx run -s local_cwd recipes/pretrain.py                      here, with the recipe's defaults
+  torchx run -s local_cwd recipes/pretrain.py --procs 2            in two processes
+  torchx run -s local_cwd recipes/pretrain.py -- --steps 200       the script's own arguments follow --
+  torchx run recipes/pretrain.py --help                            what a recipe's job can be given"""
+
+
+class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
+    """The `run` of the `torchx` command."""
+
+    def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
+        """TorchX's, and a help that tells of recipes."""
+        super().add_arguments(subparser)
+        subparser.formatter_class = argparse.RawDescriptionHelpFormatter
+        subparser.description = _ABOUT
+
+    def run(self, args: argparse.Namespace) -> None:
+        """Launch what `args` name. A mistake in them ends the program with code 2 before anything is launched."""
+        typed = _with_default(args.component_name_and_args)
+        if asks_help(typed):
+            print(help_text(typed[0]), end="")
+            return
+        local = args.scheduler == "local_cwd"
+        torchx = {flag for action in self._subparser._actions for flag in action.option_strings}
+        try:
+            sections = load_sections(prefix="component")
+            args.component_name_and_args = torchx_words(typed, sections, local=local, torchx=torchx)
+            if local:
+                _prepare_local(args.component_name_and_args)
+            super().run(args)
+        except LaunchError as wrong:
+            print(f"torchx run: error: {wrong}", file=sys.stderr)
+            sys.exit(2)
+        except SignalException as stop:
+            print(f"\n{stop.sigval.name}: the job's processes are ended", file=sys.stderr)
+            sys.exit(128 + stop.sigval)
+
+    def _wait_and_exit(self, runner: Runner, app_handle: str, log: bool) -> None:
+        """As TorchX's, but a local job's last lines are never lost, and a lone replica's come as it wrote them."""
+        if not app_handle.startswith("local_cwd://"):
+            super()._wait_and_exit(runner, app_handle, log)
+            return
+        _describe_one_at_a_time(runner._scheduler("local_cwd"))
+        roles = runner.describe(app_handle).roles
+        if log and sum(role.num_replicas for role in roles) == 1:
+            for piece in runner.log_lines(app_handle, roles[0].name, should_tail=True):
+                print(piece, end="", file=sys.stderr, flush=True)
+            log = False
+        super()._wait_and_exit(runner, app_handle, log)
+
+
+def _with_default(typed: list[str]) -> list[str]:
+    """`typed` without the dashes that TorchX allows before it, and with the component that `.torchxconfig` may name."""
+    typed = typed[1:] if typed[:1] == ["--"] else typed
+    named = bool(typed) and not typed[0].startswith("-")
+    default = None if named else get_config(prefix="cli", name="run", key="component")
+    return [default, *typed] if default else typed
+
+
+def _prepare_local(words: list[str]) -> None:
+    """Let a job on this machine know its terminal, and end with it."""
+    nodes = {word for word in words if word.startswith("--nodes=")}
+    alone = words[:1] == [COMPONENT] and nodes <= {"--nodes=1"}
+    if alone and sys.stderr.isatty():
+        # the job writes into a file of TorchX's: tell it that its lines are drawn on a terminal, and how wide that is
+        os.environ.setdefault("TTY_COMPATIBLE", "1")
+        os.environ.setdefault("COLUMNS", str(shutil.get_terminal_size().columns))
+    log = logging.getLogger("torchx.schedulers.local_scheduler")
+    (log.addFilter if alone else log.removeFilter)(_concerns_one_replica)
+    # TorchX kills a local torchrun ten seconds after Ctrl-C; later than that no one would be left to kill its workers
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal ends the job as Ctrl-C does
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _concerns_one_replica(record: logging.LogRecord) -> bool:
+    """False of TorchX's page about replicas that take each other's GPUs: torchrun gives each process its own."""
+    return "Running multiple role replicas" not in record.getMessage()
+
+
+def _hang_up(number: int, _frame: FrameType | None) -> None:
+    raise SignalException("the terminal is closed", sigval=signal.Signals(number))
+
+
+def _describe_one_at_a_time(scheduler: Any) -> None:
+    """Several threads ask a local job's state, and the first to see its end closes its log; the others must wait for that.
+
+    Without it TorchX 0.7 drops what the job wrote last whenever the main thread is first.
+    """
+    lock = threading.Lock()
+    describe = scheduler.describe
+
+    def locked(app_id: str) -> Any:
+        with lock:
+            return describe(app_id)
+
+    scheduler.describe = locked

@@ -1,0 +1,152 @@
+"""What every recipe's job shares: torchrun on each node, the first node as their meeting point (TorchX 0.7's `AppDef`).
+
+Imports neither torch nor another room of this package: a login node submits jobs with it.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torchx.specs import AppDef, Resource, Role, macros, parse_mounts
+from torchx.util.types import to_dict, to_list
+
+
+class LaunchError(ValueError):
+    """What was asked for cannot be launched; the message says why and what to write instead."""
+
+
+class Nodes(NamedTuple):
+    """The machines of a job, and what it asks of each."""
+
+    nodes: int = 1
+    procs: int = 0
+    """Processes a node; 0 means one for each GPU asked for, and one where none is."""
+    gpus: int = 0
+    """0 asks for none; a process then takes the GPU that it finds, or the CPU."""
+    cpus: int = 0
+    """Cores, shared by a node's processes; 0 asks for none."""
+    mem_gb: int = 0
+    """Main memory in GB of 10^9 bytes; 0 asks for none."""
+    port: int = 29500
+    """Where the nodes meet on the first of them; a node alone takes a free one."""
+
+
+def torchrun_job(
+    script: str,
+    args: Sequence[str],
+    nodes: Nodes,
+    *,
+    retries: int = 0,
+    image: str = "",
+    env: str = "",
+    mounts: str = "",
+    name: str = "",
+) -> AppDef:
+    """The job that runs `script` with `args` in every process of `nodes`.
+
+    Args:
+        script: path of the Python file, as the job's working directory sees it.
+        args: the script's own arguments, handed on untouched.
+        nodes: the machines.
+        retries: times that the scheduler starts the job again after a failure.
+        image: container image with torchflava in it; without one the job runs under this Python.
+        env: variables of the job, `NAME=VALUE,NAME=VALUE`.
+        mounts: `type=bind,src=/data,dst=/data,readonly`, as TorchX writes them.
+        name: of the job; the script's by default.
+
+    Raises:
+        LaunchError: (a ValueError) for a count out of range, more processes than GPUs, a malformed `env` or `mounts`, or
+            a script that is not there.
+    """
+    if not image and not Path(script).is_file():
+        raise LaunchError(
+            f"no file {script!r} in {Path.cwd()}: start there where it is, or use `torchx run PATH/FILE.py`"
+        )
+    if retries < 0:
+        raise LaunchError(f"--retries {retries} is out of range: 0 or more")
+    procs = _processes(nodes)
+    command = [
+        *("python" if image else shlex.quote(sys.executable), "-m", "torch.distributed.run"),
+        *("--nnodes", str(nodes.nodes), "--nproc-per-node", str(procs)),
+        *_meeting_point(nodes),
+        *(_literal(word) for word in (script, *args)),
+    ]
+    # `exec`, so that the scheduler's signals reach torchrun itself; one stream, so that lines keep their order
+    line = "; ".join([*_exports(env), *_threads(procs, nodes.cpus), f"exec {' '.join(command)} 1>&2"])
+    role = Role(
+        name=_letters(script),
+        image=image,
+        entrypoint="bash",
+        args=["-c", line],
+        env={"PYTHONUNBUFFERED": "1"},
+        num_replicas=nodes.nodes,
+        max_retries=retries,
+        resource=Resource(cpu=nodes.cpus, gpu=nodes.gpus, memMB=nodes.mem_gb * 1000),
+        port_map={"c10d": nodes.port},
+        mounts=_mounts(mounts),
+    )
+    return AppDef(name=name or role.name, roles=[role])
+
+
+def _processes(nodes: Nodes) -> int:
+    for flag, value in nodes._asdict().items():
+        if value < (1 if flag in ("nodes", "port") else 0) or (flag == "port" and value > 65535):
+            allowed = {"nodes": "1 or more", "port": "1 to 65535"}.get(flag, "0 or more")
+            raise LaunchError(f"--{flag.replace('_', '-')} {value} is out of range: {allowed}")
+    if nodes.gpus and nodes.procs > nodes.gpus:
+        raise LaunchError(
+            f"--procs {nodes.procs} is more than --gpus {nodes.gpus}: each process wants a GPU of its own"
+        )
+    return nodes.procs or nodes.gpus or 1
+
+
+def _meeting_point(nodes: Nodes) -> list[str]:
+    where = ["--rdzv-backend", "c10d", "--rdzv-id", f"{macros.app_id}", "--rdzv-endpoint"]
+    if nodes.nodes == 1:
+        # the address by hand: torchrun would ask the name service for this machine's name, which hangs on some laptops
+        return [*where, "localhost:0", "--local-addr", "127.0.0.1"]
+    # the variable that this scheduler keeps the first node's name in; `$$` is TorchX's `$`
+    return [*where, f"$${{{macros.rank0_env}:=localhost}}:{nodes.port}"]
+
+
+def _threads(procs: int, cpus: int) -> list[str]:
+    """Shell words that share a node's cores among its processes; a value from outside stays."""
+    if cpus:
+        return [f"export OMP_NUM_THREADS=$${{OMP_NUM_THREADS:-{max(1, cpus // procs)}}}"]
+    if procs == 1:
+        return []  # torch takes all the cores that it may use
+    cores = "cores=$$(nproc 2>/dev/null || sysctl -n hw.ncpu)"
+    return [cores, f"export OMP_NUM_THREADS=$${{OMP_NUM_THREADS:-$$((cores > {procs} ? cores / {procs} : 1))}}"]
+
+
+def _exports(env: str) -> list[str]:
+    """`A=1,B=2` as shell words: TorchX's own way of passing variables loses what follows a comma on Slurm."""
+    try:
+        variables = to_dict(env)
+    except ValueError as wrong:
+        raise LaunchError(f"--env {env!r} is not NAME=VALUE,NAME=VALUE") from wrong
+    for name in variables:
+        if not name.isidentifier():
+            raise LaunchError(f"--env {env!r}: {name!r} is no name of a variable; write NAME=VALUE,NAME=VALUE")
+    return [f"export {name}={_literal(value)}" for name, value in variables.items()]
+
+
+def _mounts(mounts: str) -> list[object]:
+    try:
+        return list(parse_mounts(to_list(mounts)))
+    except (KeyError, ValueError) as wrong:
+        reason = f"{wrong.args[0]} is missing" if wrong.args[0] in ("src", "dst") else wrong.args[0]
+        example = "type=bind,src=/here,dst=/there,readonly"
+        raise LaunchError(f"--mounts {mounts!r}: {reason}; write for example {example}") from wrong
+
+
+def _literal(word: str) -> str:
+    """`word` for the shell, and for TorchX's templates, in which `$` is special."""
+    return shlex.quote(word).replace("$", "$$")
+
+
+def _letters(script: str) -> str:
+    """The script's name as every scheduler takes it: Kubernetes allows no `_`, and TorchX no `-` in a role that meets."""
+    return "".join(c for c in Path(script).stem.lower() if c.isascii() and c.isalnum()).lstrip("0123456789") or "recipe"

@@ -1,0 +1,208 @@
+"""A model built to fit tensors: every size is read off them.
+
+Letters: D width, N patches, P side of a patch, V words or codes.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder
+from torchflava.heads import MaskedPredictionHead, MatchHead, MlpClassifier
+from torchflava.layers import Attention, LayerNorm, PatchEmbedding, TokenEmbedding, Transformer, transformer
+from torchflava.losses import ContrastiveLoss
+from torchflava.models.classification import FlavaForClassification
+from torchflava.models.flava import Flava
+from torchflava.models.layout import listed
+from torchflava.models.pretraining import FlavaForPreTraining
+from torchflava.models.settings import Settings, Towers, TowerSize
+
+State = Mapping[str, Tensor]
+Whole = Flava | FlavaForPreTraining | FlavaForClassification
+TOWERS = ("image_encoder", "text_encoder", "fusion_encoder")
+"""In the order of all triples."""
+
+_YOURSELF = "save the model's state_dict(), and build it yourself before you load it"
+
+
+def tower_sizes(state: State) -> Towers:
+    """The sizes of the image, text and fusion encoder in a state of ours."""
+    image, text, fusion = (_tower_size(state, f"{_prefix(state)}{name}.trunk.blocks.") for name in TOWERS)
+    return image, text, fusion
+
+
+def build(state: State, settings: Settings) -> Whole:
+    """The model that a state of ours belongs to, with these very tensors as its float32 weights.
+
+    Raises:
+        ValueError: naming the tensors whose shapes do not go together.
+    """
+    with torch.device("meta"), _Undrawn():
+        model = _whole(state, settings)
+    wanted = model.state_dict()
+    assert wanted.keys() == state.keys(), f"the layouts and the model differ in {wanted.keys() ^ state.keys()}"
+    wrong = [
+        f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in wanted.items() if state[k].shape != v.shape
+    ]
+    if wrong:
+        raise ValueError(f"shapes do not go together: {listed(wrong)}; give a whole file")
+    # A copy, so that tensors which share memory in the file are not tied in the model.
+    copies = {name: tensor.detach().to(torch.float32, copy=True).contiguous() for name, tensor in state.items()}
+    model.load_state_dict(copies, assign=True)
+    return model
+
+
+def settings_of(model: Whole) -> Settings:
+    """What a model's tensors do not say.
+
+    Raises:
+        ValueError: if an encoder is not this project's own, so that weights alone do not bring it back.
+    """
+    flava = model if isinstance(model, Flava) else model.flava
+    image, text, fusion = flava.image_encoder, flava.text_encoder, flava.fusion_encoder
+    if not (isinstance(image, ImageEncoder) and isinstance(text, TextEncoder) and isinstance(fusion, FusionEncoder)):
+        kinds = listed(type(tower).__name__ for tower in (image, text, fusion))
+        raise ValueError(f"{kinds}: of these only this project's own encoders are built again from a file; {_YOURSELF}")
+    heads = [_num_heads(tower.trunk) for tower in (image, text, fusion)]
+    eps = [float(getattr(tower.norm, "eps", 0)) for tower in (image, text, fusion)]
+    settings = Settings(
+        (heads[0], heads[1], heads[2]),
+        (eps[0], eps[1], eps[2]),
+        attend_to_padding=(text.attend_to_padding, fusion.attend_to_padding),
+        pad_id=text.pad_id,
+        interpolate=image.embed.interpolate,
+    )
+    if isinstance(model, FlavaForClassification):
+        dropouts = [part.p for part in model.classifier.modules() if isinstance(part, nn.Dropout)]
+        return settings._replace(reads=model.reads, dropout=dropouts[0] if dropouts else 0.0)
+    if isinstance(model, FlavaForPreTraining):
+        return _of_pretraining(model, settings)
+    return settings
+
+
+def _num_heads(trunk: nn.Module) -> int:
+    attention = trunk.blocks[0].attention if isinstance(trunk, Transformer) else None
+    if not isinstance(attention, Attention):
+        raise ValueError(f"a {type(trunk).__name__} with {type(attention).__name__} is another's trunk; {_YOURSELF}")
+    return attention.num_heads
+
+
+def _of_pretraining(model: FlavaForPreTraining, settings: Settings) -> Settings:
+    over_codes, over_words = (
+        next((head.norm.eps for head in heads if isinstance(head, MaskedPredictionHead)), usual)
+        for heads, usual in zip(
+            ((model.mim, model.mmm_image), (model.mlm, model.mmm_text)), settings.head_eps, strict=True
+        )
+    )
+    settings = settings._replace(head_eps=(over_codes, over_words), itm_input=model.itm_input)
+    if isinstance(model.contrastive, ContrastiveLoss):
+        loss = model.contrastive
+        return settings._replace(gradients=loss.gradients, max_scale=loss.max_scale)
+    return settings
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves `normal_` out: on the meta device there is nothing to draw, and to pretend it torch imports for 3 seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return kwargs["tensor"] if kwargs and func is nn.init.normal_ else func(*args, **(kwargs or {}))
+
+
+def _prefix(state: State) -> str:
+    return "flava." if any(name.startswith("flava.") for name in state) else ""
+
+
+def _tower_size(state: State, prefix: str) -> TowerSize:
+    hidden, width = _shape(state, f"{prefix}0.mlp.up.weight", 2)
+    return TowerSize(width, len({n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)}), hidden)
+
+
+def _shape(state: State, name: str, num_dims: int) -> tuple[int, ...]:
+    shape = tuple(state[name].shape)
+    if len(shape) != num_dims or 0 in shape:
+        raise ValueError(f"{name} is {shape}; {num_dims} dimensions, none of them empty, are due")
+    return shape
+
+
+def _trunk(size: TowerSize, num_heads: int, eps: float) -> Transformer:
+    return transformer(size.width, size.depth, num_heads, hidden=size.hidden, eps=eps)
+
+
+def _whole(state: State, settings: Settings) -> Whole:
+    flava = _flava(state, settings)
+    if not _prefix(state):
+        return flava
+    if any(name.startswith("classifier.") for name in state):
+        return FlavaForClassification(flava, _classifier(state, settings.dropout), settings.reads)
+    return _pretraining(flava, state, settings)
+
+
+def _flava(state: State, settings: Settings) -> Flava:
+    prefix = _prefix(state)
+    image, text, fusion = tower_sizes(state)
+    trunks = [_trunk(*x) for x in zip((image, text, fusion), settings.num_heads, settings.eps, strict=True)]
+    norms = [LayerNorm(size.width, eps) for size, eps in zip((image, text, fusion), settings.eps, strict=True)]
+    vocab_size, _ = _shape(state, f"{prefix}text_encoder.embed.words.weight", 2)
+    max_length, _ = _shape(state, f"{prefix}text_encoder.embed.positions.weight", 2)
+    num_segments, _ = _shape(state, f"{prefix}text_encoder.embed.segments.weight", 2)
+    embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
+    embed = TokenEmbedding(vocab_size, text.width, max_length, num_segments=num_segments, eps=settings.eps[1])
+    patches = _patch_embedding(state, f"{prefix}image_encoder.embed.", settings.interpolate)
+    in_text, in_fusion = settings.attend_to_padding
+    return Flava(
+        ImageEncoder(patches, trunks[0], norms[0]),
+        TextEncoder(embed, trunks[1], norms[1], pad_id=settings.pad_id, attend_to_padding=in_text),
+        FusionEncoder(fusion.width, trunks[2], norms[2], attend_to_padding=in_fusion),
+        embed_dim=embed_dim,
+    )
+
+
+def _patch_embedding(state: State, prefix: str, interpolate: bool) -> PatchEmbedding:
+    width, channels, patch_size, across = _shape(state, f"{prefix}projection.weight", 4)
+    if channels != 3 or patch_size != across:
+        raise ValueError(
+            f"{prefix}projection.weight is for {patch_size} x {across} patches of {channels} channels; square ones of 3 are due"
+        )
+    num_patches = _shape(state, f"{prefix}positions", 3)[1] - 1
+    side = round(num_patches**0.5)
+    if side < 1 or side * side != num_patches:
+        raise ValueError(f"{prefix}positions holds {num_patches} patches, which are no square grid")
+    return PatchEmbedding(width, side * patch_size, patch_size, interpolate=interpolate)
+
+
+def _pretraining(flava: Flava, state: State, settings: Settings) -> FlavaForPreTraining:
+    over_codes, over_words = settings.head_eps
+    contrastive = ContrastiveLoss(settings.gradients, max_scale=settings.max_scale)
+    return FlavaForPreTraining(
+        flava,
+        mim=_masked_head(state, "mim", over_codes),
+        mlm=_masked_head(state, "mlm", over_words),
+        mmm_image=_masked_head(state, "mmm_image", over_codes),
+        mmm_text=_masked_head(state, "mmm_text", over_words),
+        itm=MatchHead(flava.fusion_encoder.width) if "itm.dense.weight" in state else None,
+        contrastive=contrastive if "contrastive.log_scale" in state else None,
+        itm_input=settings.itm_input,
+    )
+
+
+def _masked_head(state: State, name: str, eps: float) -> MaskedPredictionHead | None:
+    if f"{name}.decoder.weight" not in state:
+        return None
+    num_codes, width = _shape(state, f"{name}.decoder.weight", 2)
+    return MaskedPredictionHead(width, num_codes, eps)
+
+
+def _classifier(state: State, dropout: float) -> nn.Module:
+    """This project's classifier, or without its norm TorchMultimodal's: linear, ReLU, dropout, linear."""
+    num_classes, hidden = _shape(state, "classifier.decoder.weight", 2)
+    _, width = _shape(state, "classifier.dense.weight", 2)
+    if "classifier.norm.weight" in state:
+        return MlpClassifier(width, num_classes, hidden, dropout=dropout)
+    layers = {"dense": nn.Linear(width, hidden), "activation": nn.ReLU(), "dropout": nn.Dropout(dropout)}
+    return nn.Sequential(OrderedDict(layers | {"decoder": nn.Linear(hidden, num_classes)}))

@@ -1,0 +1,157 @@
+"""What the tensors of a model do not say: heads of attention, eps, who sees padding.
+
+transformers has it in a `config.json`, this project in the metadata of its safetensors files (`as_metadata`); elsewhere
+it is `guessed` from the sizes.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args
+
+from torchflava.distributed import Gather
+from torchflava.models.classification import Reads
+from torchflava.models.layout import Layout
+from torchflava.models.pretraining import ItmInput
+from torchflava.models.sizes import SIZES
+
+_KEY = "torchflava"
+_CHOICES = {"reads": get_args(Reads), "itm_input": get_args(ItmInput), "gradients": get_args(Gather)}
+
+
+class TowerSize(NamedTuple):
+    """An encoder's sizes, as its tensors say them."""
+
+    width: int
+    """Of the states."""
+    depth: int
+    """Blocks."""
+    hidden: int
+    """Inside the MLPs."""
+
+
+Towers = tuple[TowerSize, TowerSize, TowerSize]
+"""Of the image, text and fusion encoder, as in all triples here."""
+
+
+class Settings(NamedTuple):
+    """What is to be known beside the tensors."""
+
+    num_heads: tuple[int, int, int] = (12, 12, 12)
+    """Of attention, in the image, text and fusion encoder."""
+    eps: tuple[float, float, float] = (1e-12, 1e-12, 1e-12)
+    """Of the encoders' layer norms."""
+    head_eps: tuple[float, float] = (1e-5, 1e-5)
+    """Of the layer norms in the heads over codes, and in the heads over words."""
+    attend_to_padding: tuple[bool, bool] = (False, False)
+    """Whether the text encoder, and the fusion encoder, see padding."""
+    pad_id: int = 0
+    """The id that stands for padding."""
+    interpolate: bool = False
+    """Whether the image encoder takes images of another size."""
+    reads: Reads = "pair"
+    """What the classifier looks at."""
+    dropout: float = 0.0
+    """In the classifier."""
+    itm_input: ItmInput = "masked"
+    """What matching looks at."""
+    gradients: Gather = "global"
+    """Through whose embeddings the contrastive loss differentiates."""
+    max_scale: float = 100.0
+    """The greatest inverse temperature."""
+
+
+def guessed(layout: Layout, towers: Towers) -> Settings:
+    """Without a word on them: the heads of the named size that has these sizes, else one for every 64 of width.
+
+    A width that is no multiple of 64 leaves 0 heads, to be given.
+    """
+    num_heads = tuple(0 if tower.width % 64 else tower.width // 64 for tower in towers)
+    for size in SIZES.values():
+        tower = TowerSize(size.width, size.depth, size.hidden)
+        if towers == (tower, tower, tower._replace(depth=size.fusion_depth)):
+            num_heads = (size.num_heads,) * 3
+    return Settings(
+        (num_heads[0], num_heads[1], num_heads[2]),
+        head_eps=(layout.head_eps, layout.head_eps),
+        attend_to_padding=layout.attend_to_padding,
+        dropout=layout.dropout,
+    )
+
+
+def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
+    """The settings in a `config.json` of transformers' FLAVA, and what in it has no counterpart here, with the reason.
+
+    Raises:
+        ValueError: if it is another model's, or asks for what this model does not have.
+    """
+    if config.get("model_type") != "flava":
+        raise ValueError(f"config.json is of model_type {config.get('model_type')!r}, the tensors of {layout.name}")
+    parts = {name: _part(config, name) for name in ("image_config", "text_config", "multimodal_config")}
+    ignored: dict[str, str] = {}
+    for (name, part), tower, depth in zip(parts.items(), towers, (12, 12, 6), strict=True):
+        sizes = zip(("hidden_size", "num_hidden_layers", "intermediate_size"), (768, depth, 3072), strict=True)
+        said = TowerSize(*(part.get(key, usual) for key, usual in sizes))
+        if said != tower:
+            raise ValueError(
+                f"config.json's {name} says {said}, the tensors say {tower}; give those that belong together"
+            )
+        if part.get("hidden_act", "gelu") not in ("gelu", "gelu_python"):
+            raise ValueError(f"config.json's {name} asks for {part['hidden_act']!r}; this model computes 'gelu' only")
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if part.get(key):
+                ignored[f"{name}.{key}"] = f"is {part[key]}, the encoders of this model have no dropout"
+    heads = tuple(part.get("num_attention_heads", 12) for part in parts.values())
+    eps = tuple(part.get("layer_norm_eps", 1e-12) for part in parts.values())
+    pad_id = parts["text_config"].get("pad_token_id") or 0
+    found = {"num_heads": heads, "eps": eps, "head_eps": eps[:2], "pad_id": pad_id}
+    return _checked("config.json", guessed(layout, towers)._asdict() | found), ignored
+
+
+def as_metadata(settings: Settings) -> dict[str, str]:
+    """The metadata of a safetensors file with these settings."""
+    return {_KEY: json.dumps(settings._asdict())}
+
+
+def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -> Settings:
+    """The settings in a file's metadata, `guessed` where there are none.
+
+    Raises:
+        ValueError: for a setting that is unknown or not of its kind.
+    """
+    if _KEY not in metadata:
+        return guessed(layout, towers)
+    try:
+        said = json.loads(metadata[_KEY])
+    except ValueError as error:
+        raise ValueError(
+            f"the metadata's {_KEY!r} is damaged ({error}); give num_heads and a file without it"
+        ) from error
+    if not isinstance(said, dict):
+        raise ValueError(f"the metadata's {_KEY!r} is {said!r}; settings by name are due")
+    return _checked("the metadata", {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+
+
+def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    parts = [config.get(key) or {} for key in (name, f"{name}_dict")]  # `_dict`: older versions' overrides
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"config.json's {name} is {parts[0]!r}; settings by name are due")
+    return parts[0] | parts[1]
+
+
+def _checked(where: str, said: Mapping[str, Any]) -> Settings:
+    """What a file says, if it is of the kind it should be: anyone may have written that file."""
+    usual = Settings()._asdict()
+    for name, value in said.items():
+        if name not in usual:
+            raise ValueError(f"{where} has a setting {name!r}; known are {', '.join(usual)}")
+        if not _alike(value, usual[name]) or value not in _CHOICES.get(name, (value,)):
+            raise ValueError(f"{where} says {name} is {value!r}; something like {usual[name]!r} is due")
+    return Settings(**said)
+
+
+def _alike(value: object, usual: object) -> bool:
+    if isinstance(usual, tuple):
+        return isinstance(value, tuple) and len(value) == len(usual) and all(map(_alike, value, usual))
+    if isinstance(usual, float):
+        return type(value) in (int, float)
+    return type(value) is type(usual)

@@ -1,0 +1,210 @@
+"""Bytes to uint8 pixels, and pixels to views: one crop at two sizes (paper §2.1; torchmultimodal@3c2a85a, flava_transform.py).
+
+Everything stays uint8 until `normalise`, which is for the device. Letters: H, W height and width, S, s sides of the views.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from io import BytesIO
+from math import exp, log, sqrt
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
+
+Rng = np.random.Generator
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""CLIP's, by channel, of pixels in [0, 1]; FLAVA's too."""
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's, by channel."""
+MAX_PIXELS = 1 << 26
+"""A larger image (8192 x 8192) is refused before it is decoded."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")  # not EPS and its like, which run programs
+
+
+class CorruptSample(ValueError):  # noqa: N818  # a kind of sample, not of error
+    """A sample that cannot be read; the loader replaces it and counts."""
+
+
+def decode_image(data: bytes) -> Tensor:
+    """The bytes of an image file -> (3, H, W) uint8, upright (EXIF), the first frame, transparency laid over white.
+
+    JPEG goes through torchcodec where it is installed, else through torchvision, everything else through Pillow.
+
+    Raises:
+        CorruptSample: if the bytes are no image, a damaged one, or one of more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+                return _jpeg_decoder()(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            return _from_pillow(image)
+    except (
+        Exception
+    ) as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, RuntimeError ...
+        start = data[:12]
+        raise CorruptSample(
+            f"{len(data)} bytes that begin with {start!r} are no readable image: {type(error).__name__}: {error}"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _jpeg_decoder() -> Callable[[Tensor], Tensor]:
+    """(bytes,) uint8 -> (3, H, W) uint8, upright."""
+    try:
+        from torchcodec.decoders import decode_jpeg  # optional
+    except (ImportError, OSError, RuntimeError):  # the last two: built for another torch
+        pass
+    else:
+        return lambda data: decode_jpeg(data, mode="RGB")
+    from torchvision.io import ImageReadMode  # loads the operator
+
+    # The operator itself: torchvision.io.decode_jpeg warns at each call that it is deprecated, and filters for warnings
+    # are the process's, not a thread's.
+    decode = torch.ops.image.decode_jpeg
+    return lambda data: decode(data, ImageReadMode.RGB.value, True)
+
+
+def _from_pillow(image: Image.Image) -> Tensor:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip at 255
+        grey = np.asarray(upright).astype(np.float64) / 257
+        upright = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        colour = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """(..., 3, H, W) uint8 -> float32 of the same shape: in units of `STD` from `MEAN`.
+
+    Raises:
+        ValueError: if the pixels are not uint8 in three channels.
+    """
+    if pixels.dtype != torch.uint8 or pixels.ndim < 3 or pixels.shape[-3] != 3:
+        raise ValueError(
+            f"pixels of {pixels.dtype} and shape {tuple(pixels.shape)}; give uint8 with 3 channels before height and width"
+        )
+    scale, shift = _affine(pixels.device)
+    return torch.addcmul(shift, pixels.float(), scale)
+
+
+@lru_cache(maxsize=16)
+def _affine(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift (3, 1, 1), made once a device: making them anew would wait for the device at every step."""
+    mean, std = torch.tensor(MEAN, dtype=torch.float64), torch.tensor(STD, dtype=torch.float64)
+    scale, shift = (1 / (255 * std)).float(), (-mean / std).float()
+    return scale.view(3, 1, 1).to(device), shift.view(3, 1, 1).to(device)
+
+
+def crop_box(
+    height: int, width: int, rng: Rng, *, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """A crop (top, left, height, width) of an image: area uniform in `scale`, width / height log-uniform in `ratio`.
+
+    Ten tries; then the largest centred crop whose ratio is allowed (Szegedy et al. 2015, §6, as torchvision draws it).
+    """
+    for _ in range(10):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
+        aspect = exp(log(ratio[0]) + log(ratio[1] / ratio[0]) * rng.random())
+        w, h = round(sqrt(area * aspect)), round(sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.random() * (height - h + 1)), int(rng.random() * (width - w + 1)), h, w
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+class TrainViews:
+    """One crop at two sizes: the encoder's view (bicubic) and the codebook's (Lanczos), both from the original pixels.
+
+    Args:
+        image_size: S, side of the encoder's view.
+        code_size: s, side of the codebook's view.
+        scale: range of the crop's share of the image's area.
+        ratio: range of the crop's width / height.
+        flip: probability of mirroring both views; FLAVA's 0, BEiT's 0.5.
+        augment: applied to the encoder's view alone, (3, S, S) uint8 -> the same.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        code_size: int,
+        *,
+        scale: tuple[float, float] = (0.9, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.0,
+        augment: Callable[[Tensor, Rng], Tensor] | None = None,
+    ) -> None:
+        _check_size(image_size)
+        _check_size(code_size)
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"scale {scale} must rise from above 0 to at most 1")
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"ratio {ratio} must be above 0 and rise")
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip {flip} is a probability between 0 and 1")
+        self.image_size, self.code_size = image_size, code_size
+        self.scale, self.ratio = scale, ratio
+        self.flip, self.augment = flip, augment
+
+    def __call__(self, image: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """(3, H, W) uint8 -> (3, S, S) and (3, s, s) uint8.
+
+        Raises:
+            ValueError: if the image is not (3, H, W) uint8.
+        """
+        _check_image(image)
+        top, left, height, width = crop_box(image.shape[1], image.shape[2], rng, scale=self.scale, ratio=self.ratio)
+        crop = image[:, top : top + height, left : left + width]
+        if rng.random() < self.flip:
+            crop = crop.flip(-1)
+        view = _resized(crop, [self.image_size] * 2, InterpolationMode.BICUBIC)
+        target = _resized(crop, [self.code_size] * 2, InterpolationMode.LANCZOS)
+        return view if self.augment is None else self.augment(view, rng), target
+
+
+class EvalView:
+    """The shorter side resized to S (bicubic), the centre cut out: no randomness."""
+
+    def __init__(self, image_size: int) -> None:
+        _check_size(image_size)
+        self.image_size = image_size
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 -> (3, S, S) uint8.
+
+        Raises:
+            ValueError: if the image is not (3, H, W) uint8.
+        """
+        _check_image(image)
+        side = min(image.shape[1:])
+        top, left = (image.shape[1] - side) // 2, (image.shape[2] - side) // 2
+        square = image[:, top : top + side, left : left + side]
+        return _resized(square, [self.image_size] * 2, InterpolationMode.BICUBIC)
+
+
+def _resized(image: Tensor, size: list[int], interpolation: InterpolationMode) -> Tensor:
+    resized: Tensor = v2.resize(image, size, interpolation=interpolation, antialias=True)
+    return resized.contiguous()
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"a view of {size} pixels; its side must be 1 or more")
+
+
+def _check_image(image: Tensor) -> None:
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise ValueError(
+            f"an image of {image.dtype} and shape {tuple(image.shape)}; give (3, H, W) uint8, as decode_image"
+        )
