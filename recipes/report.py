@@ -60,9 +60,10 @@ def _draw_readings(axes: Any, readings: Sequence[Reading]) -> None:
     axes.set_yticks(at, [r.name for r in readings])
     for y, r in zip(at, readings, strict=True):
         axes.text(min(r.value + 0.01, 0.93), y, f"{r.value:.2f}", va="center", fontsize=9)
-    axes.set(title="On what was held out", xlim=(0, 1))
+    axes.set_title("On what was held out", loc="left")
+    axes.set_xlim(0, 1)
     axes.invert_yaxis()
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -20,7 +20,7 @@ from torchflava.codebooks.dalle_names import (
 )
 from torchflava.files import load_metadata
 
-WIDTH, BLOCKS, CODES, SIZE = 8, 3, 37, 24
+WIDTH, BLOCKS, CODES, SIZE = 16, 3, 37, 24
 
 
 def weights(width: int = WIDTH, blocks: int = BLOCKS, num_codes: int = CODES) -> dict[str, Tensor]:
@@ -28,12 +28,16 @@ def weights(width: int = WIDTH, blocks: int = BLOCKS, num_codes: int = CODES) ->
     draws = torch.Generator().manual_seed(0)
     shapes = dalle_layout(width, blocks, num_codes)
     state = {name: torch.randn(shape, generator=draws) for name, shape in shapes.items()}
-    scales = {name: 4 if "res_path" in name else 1 for name in shapes}
+    scales = {name: 0.1 if name.endswith("b") else 5 if "res_path" in name else 1 for name in shapes}
     return {name: t * scales[name] / math.sqrt(t[0].numel()) for name, t in state.items()}
 
 
 def pixels(batch: int = 5, size: int = SIZE) -> Tensor:
-    return torch.randint(0, 256, (batch, 3, size, size), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    """Large and small patches of colour."""
+    draws = torch.Generator().manual_seed(1)
+    coarse = 30 * torch.randint(0, 7, (batch, 3, size // 8, size // 8), generator=draws).repeat_interleave(8, 2)
+    fine = torch.randint(0, 70, (batch, 3, size, size), generator=draws)
+    return (coarse.repeat_interleave(8, 3) + fine).to(torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +179,8 @@ def without(name: str) -> dict[str, Tensor]:
         (weights() | {"blocks.extra": torch.ones(1)}, r"unexpected blocks\.extra"),
         (weights() | {"decoder.w": torch.ones(1)}, r"unexpected decoder\.w"),
         (weights() | {"blocks.group_1.block_9999999.id_path.w": torch.ones(1)}, r"missing .* more"),
-        (weights() | {"blocks.input.b": torch.ones(9)}, r"blocks\.input\.b has shape \(9,\) instead of \(8,\)"),
-        (weights() | {"blocks.input.b": torch.ones(8, dtype=torch.int64)}, r"blocks\.input\.b is torch\.int64"),
+        (weights() | {"blocks.input.b": torch.ones(9)}, r"blocks\.input\.b has shape \(9,\) instead of \(16,\)"),
+        (weights() | {"blocks.input.b": torch.ones(16, dtype=torch.int64)}, r"blocks\.input\.b is torch\.int64"),
         (weights() | {"blocks.input.bias": torch.ones(8)}, r"blocks\.input\.bias stands there under two names"),
         (OTHERS, r"none of its 2 tensors.*flava\.logit_scale"),
         (OTHERS | dalle_to_transformers(without("blocks.input.b"), TRANSFORMERS_PREFIX), r"missing blocks\.input\.b"),

@@ -4,6 +4,7 @@ Values stay on the device until they are written: reading one earlier would wait
 """
 
 import json
+import os
 import sys
 import time
 from collections import defaultdict
@@ -45,7 +46,8 @@ class Meter:
         if folder is not None:
             self._events = SummaryWriter(str(folder))
             self._log = (folder / "log.jsonl").open("a")
-            live = sys.stderr.isatty()
+            # `torchx run` on a terminal shows the job's output as it comes, and says so in this variable.
+            live = sys.stderr.isatty() or os.environ.get("TTY_COMPATIBLE") == "1"
             self._bar = tqdm(total=steps, initial=start, disable=not live, unit="step", dynamic_ncols=True, leave=True)
 
     def add(
