@@ -14,6 +14,8 @@ FLOORS = {
     **dict.fromkeys(("data", "encoders", "codebooks", "heads", "evaluation"), 2),
     **dict.fromkeys(("models", "tasks", "convert"), 3),
 }
+ONE_ROOM = {"pickled": "files"}
+"""Files of one room that stand beside each other instead of in a folder."""
 APART = "launch"
 FRONT_DOOR = "__init__"
 LAUNCH_MAY_IMPORT = {"torchx", "yaml", "kubernetes", "docker", "fsspec", "tyro", "torchflava"}
@@ -34,7 +36,7 @@ class Import:
     def room(self) -> str | None:
         """The folder or file of torchflava that is entered, if one is."""
         parts = self.module.split(".")
-        return parts[1] if parts[0] == "torchflava" and len(parts) > 1 else None
+        return ONE_ROOM.get(parts[1], parts[1]) if parts[0] == "torchflava" and len(parts) > 1 else None
 
 
 def imports_of(file: Path, package: Path) -> Iterator[Import]:
@@ -55,7 +57,8 @@ def imports_of(file: Path, package: Path) -> Iterator[Import]:
 
 
 def room_of(file: Path, package: Path) -> str:
-    return file.relative_to(package).parts[0].removesuffix(".py")
+    name = file.relative_to(package).parts[0].removesuffix(".py")
+    return ONE_ROOM.get(name, name)
 
 
 def breaches(package: Path) -> list[str]:

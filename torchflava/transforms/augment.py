@@ -114,17 +114,17 @@ def tint_background(image: Tensor, colour: np.ndarray) -> Tensor:
 
 def _turned(image: Tensor, degrees: float, shear: np.ndarray) -> Tensor:
     """The image turned about its centre; what comes in at the corners has the colour of the corners."""
-    corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].float().mean(1)
-    turned: Tensor = v2.affine(
-        image,
+    corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].float().mean(1).view(3, 1, 1)
+    # Zeros come in, so the corners' colour is moved to zero; v2's `fill` would leave a dark seam.
+    turned = v2.affine(
+        image - corners,
         angle=degrees,
         translate=[0, 0],
         scale=1.0,
         shear=shear.tolist(),
         interpolation=InterpolationMode.BILINEAR,
-        fill=corners.tolist(),
     )
-    return turned
+    return (turned + corners).round().clamp(0, 255).to(torch.uint8)
 
 
 def _blurred(image: Tensor, share: float) -> Tensor:
