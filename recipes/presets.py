@@ -1,8 +1,9 @@
 """Settings of a pretraining run, and the runs that have a name: functions that return a `Config`."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -120,7 +121,41 @@ def parse(words: Sequence[str]) -> Config:
     name = _preset_of(words)
     if name not in PRESETS:
         sys.exit(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
-    return tyro.cli(Config, args=list(words), default=replace(PRESETS[name](), preset=name), prog="pretrain.py")
+    config = tyro.cli(Config, args=list(words), default=replace(PRESETS[name](), preset=name), prog="pretrain.py")
+    complaint = next(_complaints(config), None)
+    if complaint:
+        sys.exit(f"pretrain.py: {complaint}")
+    return config
+
+
+def _complaints(config: Config) -> Iterator[str]:
+    """What cannot be, among the settings that are known to be so before anything is loaded."""
+    for name in ("image_size", "patch_size", "code_size", "num_codes", "steps", "batch_size", "threads", "log_every"):
+        if getattr(config, name) < 1:
+            yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
+    if config.image_size % config.patch_size:
+        yield f"--image-size {config.image_size} is no multiple of --patch-size {config.patch_size}"
+    if config.code_size % (config.image_size // config.patch_size):
+        yield f"--code-size {config.code_size} is no multiple of the {config.image_size // config.patch_size} patches a side"
+    if not 0 <= config.warmup_steps < config.steps:
+        yield f"--warmup-steps {config.warmup_steps} must be below --steps {config.steps}"
+    if not any(asdict(config.weights).values()):
+        yield "every loss has weight 0; there is nothing to train"
+    if config.corpus == "emoji" and not Path(config.data).is_dir():
+        yield f"{config.data} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
+    if config.resume and not list(Path(config.resume).glob("step-*")):
+        yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
+    yield from _complaints_of_kinds(config)
+
+
+def _complaints_of_kinds(config: Config) -> Iterator[str]:
+    heads = {"pair": ("mmm_image", "mmm_text", "itm", "contrastive"), "image": ("mim",), "text": ("mlm",)}
+    shares, weights = asdict(config.shares), asdict(config.weights)
+    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        yield f"the shares {shares} must be 0 or more and add up to 1"
+    for kind, losses in heads.items():
+        if shares[kind] and not any(weights[name] for name in losses):
+            yield f"--shares.{kind} is {shares[kind]}, but {' and '.join(losses)} have weight 0; set the share to 0 too"
 
 
 def _preset_of(words: Sequence[str]) -> str:

@@ -40,13 +40,16 @@ def pretrain(
 
 def main(words: list[str]) -> None:
     """Train as the command line says, then measure what was learnt."""
+    from presets import parse, shaping
+
+    config = parse(words)  # before the imports that take seconds, so that a wrong flag is told at once
+
     from corpora import kinds
     from measure import Measured
     from measure_emoji import measure_emoji
     from measure_scenes import measure_scenes
-    from presets import parse, shaping
     from report import report
-    from start import start
+    from start import export, start
 
     from torchflava.data.mixture import Mixture
     from torchflava.data.prepare import prepare
@@ -54,7 +57,6 @@ def main(words: list[str]) -> None:
     from torchflava.training import Meter, clip_gradients, save_checkpoint, session, set_learning_rate, warmup_cosine
     from torchflava.transforms.image import normalise
 
-    config = parse(words)
     with session(config.seed, config.device) as run:
         folder, corpus, model, optimizer, done = start(config, run)
         mixture = Mixture(kinds(corpus, config), config.batch_size, config.seed)
@@ -79,6 +81,7 @@ def main(words: list[str]) -> None:
             if step % config.save_every == 0 or step == config.steps:
                 save_checkpoint(folder, step, model, optimizer=optimizer, config=shaping(config))
             asked = time.perf_counter()
+        export(model, folder, run)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji}[config.corpus]
         readings, shown = measure(Measured(config, corpus, model, run))
         meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})

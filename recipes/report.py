@@ -24,7 +24,7 @@ def report(config: Config, readings: Sequence[Reading], shown: Sequence[Any], fo
     (folder / "result.json").write_text(json.dumps({"readings": measured, "config": shaping(config)}, indent=1))
     picture(readings, shown, folder)
     print(
-        f"\n{text}\n\nIn {folder}: result.md, picture.png, log.jsonl, TensorBoard events, and the checkpoints.",
+        f"\n{text}\n\nIn {folder}: picture.png, model.safetensors, vocab.txt, codebook.safetensors, log, checkpoints.",
         flush=True,
     )
 

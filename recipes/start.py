@@ -9,8 +9,9 @@ import torch
 from corpora import Corpus, open_corpus, save_corpus
 from presets import Config, shaping
 
-from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model
-from torchflava.training import Run, adamw, load_checkpoint, shard
+from torchflava.files import save_tensors
+from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model, metadata_of
+from torchflava.training import Run, adamw, full_weights, load_checkpoint, shard
 from torchflava.training.checkpoint import last_checkpoint
 
 
@@ -62,6 +63,13 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
         if weight == 0:
             setattr(model, name, None)
     return model
+
+
+def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:
+    """The whole model as one file, `model.safetensors`, which `torchflava.models.from_pretrained` reads. For every rank."""
+    weights = full_weights(model)
+    if run.leads:
+        save_tensors(folder / "model.safetensors", weights, metadata_of(model))
 
 
 def _new_folder(config: Config) -> str:

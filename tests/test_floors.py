@@ -97,7 +97,11 @@ def _of_floor(room: str, entry: Import, told: str) -> list[str]:
         return [f"{told}: the front door leads up; import from the room"]
     if entry.module.startswith("torch.distributed") and room not in ("distributed", "training"):
         return [f"{told}: only distributed and training talk to other ranks"]
-    if other == "distributed" and room not in KNOW_RANKS and not all((room, name) in NAMES_ONLY for name in entry.names):
+    if (
+        other == "distributed"
+        and room not in KNOW_RANKS
+        and not all((room, name) in NAMES_ONLY for name in entry.names)
+    ):
         return [f"{told}: it may not know of other ranks"]
     if other is None or other == room:
         return []

@@ -15,12 +15,16 @@ Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
 LONG_FILES: set[str] = set()
 """Files of more than 300 lines: path."""
-LONG_FUNCTIONS: set[str] = set()
-"""Functions of more than 40 lines: path:qualified name."""
-MANY_ARGUMENTS: set[str] = set()
-"""Functions of more than 8 arguments."""
-POSITIONAL: set[str] = set()
-"""Functions of more than 3 arguments that can be given by position; an interface that a library prescribes."""
+LONG_FUNCTIONS = {"recipes/pretrain.py:main"}
+"""Functions of more than 40 lines: path:qualified name. The loop of a recipe is to be seen whole."""
+MANY_ARGUMENTS = {"torchflava/launch/recipe.py:recipe"}
+"""Functions of more than 8 arguments: each of a component's is a flag of `torchx run`."""
+POSITIONAL = {
+    "torchflava/transforms/text.py:BERTTokenizer.__init__": "torchtext's signature",
+    "torchflava/transforms/text.py:MaskTransform.__init__": "torchtext's signature",
+    "torchflava/data/prepare.py:prepare": "amendment 4",
+}
+"""Functions of the package of more than 3 arguments that can be given by position, and who prescribes it."""
 ANY_KEYWORD: set[str] = set()
 """Public functions with **kwargs, which a library's interface asks for (amendment 14)."""
 GLOBAL_GENERATOR = {
@@ -102,18 +106,18 @@ def test_files_hold_at_most_300_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "exceptions"),
+    ("breaks", "files", "exceptions"),
     [
-        (too_long, LONG_FUNCTIONS),
-        (too_many, MANY_ARGUMENTS),
-        (too_many_by_position, POSITIONAL),
-        (takes_anything, ANY_KEYWORD),
+        (too_long, [*PACKAGE, *SCRIPTS], LONG_FUNCTIONS),
+        (too_many, [*PACKAGE, *SCRIPTS], MANY_ARGUMENTS),
+        (too_many_by_position, PACKAGE, set(POSITIONAL)),
+        (takes_anything, [*PACKAGE, *SCRIPTS], ANY_KEYWORD),
     ],
 )
 def test_functions_are_small_and_their_arguments_few_and_named(
-    breaks: Callable[[str, Function], bool], exceptions: set[str]
+    breaks: Callable[[str, Function], bool], files: list[Path], exceptions: set[str]
 ) -> None:
-    assert found_in([*PACKAGE, *SCRIPTS], breaks) == exceptions
+    assert found_in(files, breaks) == exceptions
 
 
 # Randomness: of numpy only Generator and its makers; of random only Random; of torch only with a generator.
@@ -217,7 +221,7 @@ def test_what_is_left_to_do_has_a_number() -> None:
     assert [relative(file) for file in (*PACKAGE, *SCRIPTS) if marks.search(file.read_text())] == []
 
 
-def test_torch_distributed_is_not_asked_for_by_name_of_a_rank_in_the_data() -> None:
+def test_the_order_of_the_data_asks_for_no_rank() -> None:
     """Style 27: the kind of a batch depends on step and seed alone; the order may not ask who it works for."""
     assert "torchflava.distributed" not in (ROOT / "torchflava/data/order.py").read_text()
 

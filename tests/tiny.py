@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from torchflava.batch import IGNORE, Batch, ImageBatch, PairBatch, TextBatch
-from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder
-from torchflava.encoders import flava_fusion_encoder, flava_image_encoder, flava_text_encoder
+from torchflava.encoders import (
+    FusionEncoder,
+    ImageEncoder,
+    TextEncoder,
+    flava_fusion_encoder,
+    flava_image_encoder,
+    flava_text_encoder,
+)
 from torchflava.losses import mean_losses
 from torchflava.models import Flava, FlavaForPreTraining, flava_for_pretraining
 

@@ -134,10 +134,10 @@ def save_tensors(
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         copy = tensor.detach().to("cpu").contiguous()
-        storage = copy.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != copy.nbytes:
+        memory = copy.untyped_storage().data_ptr()
+        if memory in seen:
             copy = copy.clone()
-        seen.add(copy.untyped_storage().data_ptr())
+        seen.add(memory)
         whole[name] = copy
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

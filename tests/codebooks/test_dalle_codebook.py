@@ -70,7 +70,8 @@ def test_logits_and_codes_are_those_of_the_network_written_out(codebook: DalleCo
     assert codes.dtype == torch.int64
     for b, row, column in [(0, 0, 0), (1, 0, 2), (4, 2, 1)]:
         assert codes[b, row * 3 + column] == expected[b, :, row, column].argmax()
-    assert len(codes.unique()) > 5  # so that equal codes say something
+    assert len(codes.unique()) > 4  # or equal codes would say little
+    assert not torch.equal(codes[0], codes[1])
     assert (codebook.num_codes, codebook.grid, codebook.image_size) == (CODES, (3, 3), SIZE)
 
 
@@ -83,7 +84,9 @@ def test_the_papers_size() -> None:
 
 
 def test_pixels_are_read_from_a_tenth_to_nine_tenths() -> None:
-    torch.testing.assert_close(map_pixels(torch.tensor([0, 255, 51], dtype=torch.uint8)), torch.tensor([0.1, 0.9, 0.26]))
+    torch.testing.assert_close(
+        map_pixels(torch.tensor([0, 255, 51], dtype=torch.uint8)), torch.tensor([0.1, 0.9, 0.26])
+    )
 
 
 def test_large_batches_go_through_in_parts(codebook: DalleCodebook) -> None:
@@ -151,7 +154,10 @@ def test_every_layout_gives_the_same_codebook(tmp_path: Path, codebook: DalleCod
 
 def test_save_and_load(tmp_path: Path, codebook: DalleCodebook) -> None:
     codebook.save(tmp_path / "codebook.safetensors")
-    for found in (DalleCodebook.from_file(tmp_path / "codebook.safetensors"), load_codebook(tmp_path / "codebook.safetensors")):
+    for found in (
+        DalleCodebook.from_file(tmp_path / "codebook.safetensors"),
+        load_codebook(tmp_path / "codebook.safetensors"),
+    ):
         assert isinstance(found, DalleCodebook)
         assert found.image_size == SIZE
         assert torch.equal(found(pixels()), codebook(pixels()))

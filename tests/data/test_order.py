@@ -73,24 +73,22 @@ def test_bad_shares_are_refused(shares: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_share_a_batch_whatever_their_number(world_size: int) -> None:
-    whole = {
-        (int(n), drawn)
-        for n, drawn in zip(numbers_of(5, 8, 0, 1), draw(13, "s", 0, numbers_of(5, 8, 0, 1)), strict=True)
-    }
-    parts = [numbers_of(5, 8, rank, world_size) for rank in range(world_size)]
-    union = {(int(n), d) for part in parts for n, d in zip(part, draw(13, "s", 0, part), strict=True)}
+    numbers = numbers_of(5, 8, rank=0, world_size=1)
+    whole = {(int(n), drawn) for n, drawn in zip(numbers, draw(13, "s", 0, numbers=numbers), strict=True)}
+    parts = [numbers_of(5, 8, rank=rank, world_size=world_size) for rank in range(world_size)]
+    union = {(int(n), d) for part in parts for n, d in zip(part, draw(13, "s", 0, numbers=part), strict=True)}
     assert union == whole
 
 
 def test_a_batch_that_ranks_cannot_share_is_an_error() -> None:
     with pytest.raises(ValueError, match="batch of 10 cannot be shared evenly by 4"):
-        numbers_of(0, 10, 0, 4)
+        numbers_of(0, 10, rank=0, world_size=4)
 
 
 def test_an_epoch_draws_every_sample_once_and_the_next_in_another_order() -> None:
     n = 37
     numbers = np.arange(2 * n, dtype=np.uint64)
-    drawn = draw(n, "s", 0, numbers)
+    drawn = draw(n, "s", 0, numbers=numbers)
     first, second = [d.at for d in drawn[:n]], [d.at for d in drawn[n:]]
     assert [d.epoch for d in drawn] == [0] * n + [1] * n
     assert sorted(first) == sorted(second) == list(range(n))

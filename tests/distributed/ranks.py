@@ -46,7 +46,9 @@ class Outcome:
             raise RankError(self._errors[name])
         missing = [rank for rank, result in enumerate(self._results) if name not in result]
         if missing:
-            raise RankError(f"{name} did not run on ranks {missing}: {' '.join(self._errors) or 'another check'} failed")
+            raise RankError(
+                f"{name} did not run on ranks {missing}: {' '.join(self._errors) or 'another check'} failed"
+            )
         return [result[name] for result in self._results]
 
 

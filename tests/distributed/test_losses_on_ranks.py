@@ -76,7 +76,11 @@ def whole_batch(kind: str, ranks: int) -> Batch:
 
 def trimmed(batch: Batch) -> Batch:
     """Texts cut to the longest of these rows, as a rank's loader does."""
-    names = {"keep": ("masked_ids",)} if isinstance(batch, TextBatch) else {"keep": ("ids",), "masked_keep": ("masked_ids",)}
+    names = (
+        {"keep": ("masked_ids",)}
+        if isinstance(batch, TextBatch)
+        else {"keep": ("ids",), "masked_keep": ("masked_ids",)}
+    )
     for keep, ids in names.items() if hasattr(batch, "keep") else ():
         longest = int(getattr(batch, keep).sum(1).max())
         batch = batch._replace(**{name: getattr(batch, name)[:, :longest] for name in (keep, *ids)})

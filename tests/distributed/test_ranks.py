@@ -32,7 +32,7 @@ def test_results_and_the_first_error_come_back() -> None:
     assert outcome[report] == [(0, 2, 1), (1, 2, 1)]
     with pytest.raises(RankError, match=r"(?s)rank 1 of 2:.*fail_on_one.*RuntimeError: rank one has a word to say"):
         outcome[fail_on_one]
-    with pytest.raises(RankError, match="never_reached did not run on ranks .*: fail_on_one failed"):
+    with pytest.raises(RankError, match=r"never_reached did not run on ranks .*: fail_on_one failed"):
         outcome[never_reached]
 
 

@@ -1,93 +1,31 @@
 """FSDP2 on two ranks against the same steps in one process: every kind of batch, verbs in between, the temperature."""
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import tiny
 import torch
 from ranks import Outcome, on_ranks
+from steps import MAX_NORM, RANKS, State, joined, mine, model_of, optimizer_of, sharded, step, weights, whole
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from torchflava.batch import Batch
-from torchflava.encoders import Encoded
 from torchflava.losses import mean_losses
-from torchflava.models import VERBS, FlavaForPreTraining
+from torchflava.models import FlavaForPreTraining
 from torchflava.training.fsdp import shard
-from torchflava.training.optim import adamw, clip_gradients
 
-RANKS, ROWS, LR, MAX_NORM = 2, 3, 0.05, 0.5
 LOOKED_AT = ("pair", "image", "pair", "text")  # the kinds of the steps between which the model is looked at
-State = dict[str, Tensor]
-
-
-class BagOfWords(nn.Module):
-    """A text part of one's own, without `units()`."""
-
-    width, vocab_size = 10, tiny.VOCAB_SIZE
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.mix = nn.Embedding(self.vocab_size, self.width), nn.Linear(self.width, self.width)
-
-    def forward(self, ids: Tensor, keep: Tensor | None = None) -> Encoded:
-        hidden = self.mix(self.words(ids)).tanh()  # FSDP2 warns of a sharded part that returns a view
-        return Encoded(hidden, 2 * hidden)
-
-
-def model_of(text: str = "ours") -> FlavaForPreTraining:
-    torch.manual_seed(0)
-    return tiny.pretraining(parts={} if text == "ours" else {"text": BagOfWords()})
-
-
-def sharded(number: int, text: str = "ours", **options: Any) -> FlavaForPreTraining:
-    model = model_of(text)
-    shard(model, init_device_mesh("cpu", (RANKS,)), verbs=VERBS, **options)
-    return model
-
-
-def mine(kind: str, number: int) -> Batch:
-    return tiny.part(tiny.batch_of(kind, RANKS * ROWS), slice(number * ROWS, (number + 1) * ROWS))
-
-
-def whole(kind: str) -> Batch:
-    return tiny.batch_of(kind, RANKS * ROWS)
-
-
-def optimizer_of(model: nn.Module) -> torch.optim.AdamW:
-    # A large eps: AdamW's first step is a sign otherwise, which rounding turns where a gradient is almost 0.
-    return adamw(model, LR, 0.1, eps=1e-2)
-
-
-def step(model: FlavaForPreTraining, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """One step; the means and the norm of the gradients before clipping."""
-    optimizer.zero_grad()
-    means = mean_losses(model(batch))
-    sum(means.values()).backward()
-    norm = clip_gradients(model, MAX_NORM)
-    optimizer.step()
-    model.clamp_temperature()
-    return {name: mean.detach() for name, mean in means.items()}, norm.detach()
-
-
-def weights(model: nn.Module) -> State:
-    """All weights; of a sharded model this rank's rows of each, so that nothing needs to be sent."""
-    return {n: (p.to_local() if isinstance(p, DTensor) else p).detach().clone() for n, p in model.named_parameters()}
-
-
-def joined(shards: list[State]) -> State:
-    """The rows of all ranks."""
-    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
 def steps_of_every_kind(number: int, ranks: int) -> Any:
     """After each of six steps: means, norm, weights."""
     results = {}
     for text in ("ours", "another's"):
-        model = sharded(number, text)
+        model = sharded(text)
         assert all(isinstance(p, DTensor) for p in model.parameters())
         optimizer = optimizer_of(model)
         results[text] = [(*step(model, optimizer, mine(kind, number)), weights(model)) for kind in tiny.KINDS * 2]
@@ -103,53 +41,59 @@ def look(model: FlavaForPreTraining, pair: Batch) -> list[Tensor]:
 
 def verbs_between_steps(number: int, ranks: int) -> Any:
     """Means of steps with verbs before each, and what the verbs return."""
-    model = sharded(number)
+    model = sharded()
     optimizer = optimizer_of(model)
     results = []
     for kind in LOOKED_AT:
         seen = look(model, mine("pair", number))
-        results.append((step(model, optimizer, mine(kind, number))[0], seen))
+        # Between backward and update nothing gives the weights back that this gathers, but the verbs themselves.
+        again = partial(look, model, mine("pair", number))
+        results.append((step(model, optimizer, mine(kind, number), before_update=again)[0], seen))
     return results
+
+
+def validate(model: FlavaForPreTraining, pair: Batch) -> dict[str, Tensor]:
+    """A forward without a backward."""
+    with torch.no_grad():
+        return mean_losses(model(pair))
 
 
 def validation_between_steps(number: int, ranks: int) -> Any:
     """Means of steps with a forward that has no backward before each, and of those forwards."""
-    model = sharded(number)
+    model = sharded()
     optimizer = optimizer_of(model)
     results = []
     for kind in LOOKED_AT:
-        with torch.no_grad():
-            seen = mean_losses(model(mine("pair", number)))
-        results.append((step(model, optimizer, mine(kind, number))[0], seen))
+        seen = validate(model, mine("pair", number))
+        again = partial(validate, model, mine("pair", number))
+        results.append((step(model, optimizer, mine(kind, number), before_update=again)[0], seen))
     return results
 
 
 def temperature(number: int, ranks: int) -> Any:
     """What is stored after a clamp, and the loss that follows; on a shard that is empty on the second rank."""
-    model = sharded(number)
+    model = sharded()
     stored = model.contrastive.log_scale
     assert stored.to_local().numel() == 1 - number
     results = []
     for value in (9.0, -3.0, 2.5):
         with torch.no_grad():
             stored.fill_(value)
-            before = mean_losses(model(mine("pair", number)))["contrastive"]
+        before = validate(model, mine("pair", number))["contrastive"]
         model.clamp_temperature()
         kept = stored.full_tensor().item()
-        with torch.no_grad():
-            after = mean_losses(model(mine("pair", number)))["contrastive"]
+        after = validate(model, mine("pair", number))["contrastive"]
         results.append((kept, stored.full_tensor().item(), before, after))
     return results
 
 
 def lost_clamp(number: int, ranks: int) -> float:
     """What is stored after a clamp of `.data` inside forward, as the references do it."""
-    model = sharded(number)
+    model = sharded()
     with torch.no_grad():
         model.contrastive.log_scale.fill_(9.0)
     model.contrastive.register_forward_pre_hook(lambda part, _: part.log_scale.data.clamp_(0.0, math.log(100)) and None)
-    with torch.no_grad():
-        model(mine("pair", number))
+    validate(model, mine("pair", number))
     return model.contrastive.log_scale.full_tensor().item()
 
 
@@ -158,8 +102,12 @@ def low_precision(number: int, ranks: int) -> Any:
     model = model_of()
     shard(model, init_device_mesh("cpu", (RANKS,)), precision="bf16", whole=[model.contrastive])
     inside = []
-    model.contrastive.register_forward_pre_hook(lambda part, given: inside.append((part.log_scale.dtype, given[0].dtype)))
-    model.flava.image_encoder.trunk.blocks[0].register_forward_pre_hook(lambda part, given: inside.append(given[0].dtype))
+    model.contrastive.register_forward_pre_hook(
+        lambda part, given: inside.append((part.log_scale.dtype, given[0].dtype))
+    )
+    model.flava.image_encoder.trunk.blocks[0].register_forward_pre_hook(
+        lambda part, given: inside.append(given[0].dtype)
+    )
     batch = mine("pair", number)
     means = mean_losses(model(batch))
     sum(means.values()).backward()
@@ -169,7 +117,15 @@ def low_precision(number: int, ranks: int) -> Any:
 
 @cache
 def outcome() -> Outcome:
-    return on_ranks(RANKS, steps_of_every_kind, verbs_between_steps, validation_between_steps, temperature, lost_clamp, low_precision)
+    return on_ranks(
+        RANKS,
+        steps_of_every_kind,
+        verbs_between_steps,
+        validation_between_steps,
+        temperature,
+        lost_clamp,
+        low_precision,
+    )
 
 
 def assert_same(got: State, due: State, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:
@@ -209,7 +165,9 @@ def test_what_a_kind_does_not_use_is_left_alone_by_its_steps() -> None:
         changed = {name.split(".")[0 if not name.startswith("flava") else 1] for name in after
                    if not torch.equal(after[name], before[name])}  # fmt: skip
         used = {"image": {"image_encoder", "mim"}, "text": {"text_encoder", "mlm"}}
-        assert changed == used.get(kind, {*dict(model_of().flava.named_children()), "mmm_image", "mmm_text", "itm", "contrastive"})
+        assert changed == used.get(
+            kind, {*dict(model_of().flava.named_children()), "mmm_image", "mmm_text", "itm", "contrastive"}
+        )
         before = after
 
 
@@ -235,8 +193,7 @@ def test_a_step_after_a_validation_sees_the_last_step_and_the_validation_does_to
     optimizer = optimizer_of(model)
     ranks = outcome()[validation_between_steps]
     for number, kind in enumerate(LOOKED_AT):
-        with torch.no_grad():
-            due = mean_losses(model(whole("pair")))
+        due = validate(model, whole("pair"))
         assert_same(over_ranks([steps[number][1] for steps in ranks]), due)
         means, _ = step(model, optimizer, whole(kind))
         assert_same(over_ranks([steps[number][0] for steps in ranks]), means)

@@ -86,7 +86,9 @@ def test_texts_of_padding_alone_are_finite() -> None:
     assert encoder(ids).normed.isfinite().all()
 
 
-@pytest.mark.parametrize("keep", [torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 5), torch.ones(5, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "keep", [torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 5), torch.ones(5, dtype=torch.bool)]
+)
 def test_masks_of_the_wrong_shape_or_type_are_refused(keep: Tensor) -> None:
     with pytest.raises(ValueError, match=r"keep is \(.*; a bool for each of \(2, 5\) ids is due"):
         tiny.text_encoder()(torch.ones(2, 5, dtype=torch.int64), keep)

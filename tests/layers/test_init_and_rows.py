@@ -19,6 +19,18 @@ def test_weights_are_normal_with_deviation_0_02_and_biases_zero() -> None:
     assert not conv.bias.any()
 
 
+@pytest.mark.parametrize(("width", "std"), [(1024, 0.02), (768, 0.02), (384, 0.04), (64, 0.125), (16, 0.25)])
+def test_narrow_states_get_wider_weights(width: int, std: float) -> None:
+    """0.02 * 768 / width, at most 1 / sqrt(width), at least 0.02 (docs/decisions/0005); not for ids and tokens."""
+    torch.manual_seed(0)
+    linear, conv, words, token = nn.Linear(211, 223), nn.Conv2d(3, 211, 11), nn.Embedding(211, 223), torch.empty(99, 99)
+    init_weights(linear, conv, words, nn.Parameter(token), width=width)
+    assert linear.weight.std().item() == pytest.approx(std, rel=0.02)
+    assert conv.weight.std().item() == pytest.approx(std, rel=0.02)
+    assert words.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert token.abs().max() <= 0.04
+
+
 def test_bare_parameters_are_cut_at_two_deviations_and_norms_set() -> None:
     token, norm = nn.Parameter(torch.empty(1, 211, 223)), LayerNorm(7)
     nn.init.constant_(norm.weight, 5.0)

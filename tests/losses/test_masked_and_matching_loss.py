@@ -84,7 +84,9 @@ def test_undecided_matching_costs_log_2() -> None:
     assert loss.total.dtype == torch.float32
 
 
-@pytest.mark.parametrize("matched", [torch.ones(2, dtype=torch.bool), torch.ones(B, 1, dtype=torch.bool), torch.ones(B)])
+@pytest.mark.parametrize(
+    "matched", [torch.ones(2, dtype=torch.bool), torch.ones(B, 1, dtype=torch.bool), torch.ones(B)]
+)
 def test_matched_of_the_wrong_shape_or_type_is_refused(matched: Tensor) -> None:
     with pytest.raises(ValueError, match=r"matched is \(.*; one bool for each of 3 rows is due"):
         matching_loss(logits(B, 2), matched)

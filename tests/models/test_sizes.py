@@ -38,7 +38,9 @@ def test_sizes_are_those_of_the_spec(
         assert unit.attention.num_heads == num_heads
 
 
-@pytest.mark.parametrize(("name", "millions"), [("900m", 900), ("1.8b", 1800), ("2.7b", 2700), ("4.8b", 4800), ("10b", 10000)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("900m", 900), ("1.8b", 1800), ("2.7b", 2700), ("4.8b", 4800), ("10b", 10000)]
+)
 def test_sizes_hold_about_what_they_are_called_after(name: str, millions: int) -> None:
     model = built(name)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)

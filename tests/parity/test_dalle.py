@@ -39,7 +39,7 @@ def shaken(module: nn.Module) -> nn.Module:
 def assert_agrees(ours: DalleCodebook, logits: Tensor) -> None:
     found = ours(pixels())
     assert found.shape == logits.shape
-    assert len(logits.argmax(1).unique()) > 3  # so that equal codes say something
+    assert len(logits.argmax(1).unique()) > 3  # or equal codes would say little
     assert float((found - logits).abs().max() / logits.abs().max()) <= 1e-5
     assert torch.equal(ours.encode(pixels()), logits.argmax(1).flatten(1))
 
@@ -47,7 +47,9 @@ def assert_agrees(ours: DalleCodebook, logits: Tensor) -> None:
 @pytest.fixture(scope="module")
 def openai() -> nn.Module:
     """The smallest that its checks allow."""
-    dall_e = pytest.importorskip("dall_e", reason="OpenAI's dall_e is not installed: pip install --no-deps dall-e, beside attrs")
+    dall_e = pytest.importorskip(
+        "dall_e", reason="OpenAI's dall_e is not installed: pip install --no-deps dall-e, beside attrs"
+    )
     return shaken(dall_e.Encoder(n_hid=64, n_blk_per_group=1, vocab_size=512))
 
 

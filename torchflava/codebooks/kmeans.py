@@ -46,8 +46,7 @@ def kmeans(
 def nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """(P, F), (K, F) -> which centre is nearest to each point, (P,) int64, and its squared distance (P,)."""
     halves = centres.square().sum(1) / 2
-    with torch.autocast(points.device.type, enabled=False):
-        best = [(part @ centres.T).sub_(halves).max(1) for part in torch.split(points, _CHUNK)]
+    best = [(part @ centres.T).sub_(halves).max(1) for part in torch.split(points, _CHUNK)]
     closeness = torch.cat([found.values for found in best])
     return torch.cat([found.indices for found in best]), (points.square().sum(1) - 2 * closeness).clamp(min=0)
 
@@ -57,6 +56,7 @@ def _seeds(points: Tensor, num_clusters: int, weights: Tensor, generator: torch.
     most = _SEEDING_POINTS * num_clusters
     if len(points) > most:
         chosen = weights.multinomial(most, generator=generator)
+        # Drawn by weight and weighted again: seeds favour the rare more than means do, or grain of a ground gets seeds.
         points, weights = points[chosen], weights[chosen]
     norms = points.square().sum(1)
     seeds = weights.multinomial(1, generator=generator)

@@ -20,6 +20,10 @@ from torchflava.files import load_metadata, load_tensors, save_tensors
 
 _CELLS = 4
 """Coarse pictures have 4 x 4 cells: the position and slope of an edge, no texture."""
+_ALIKE = 0.15
+"""Patches are alike whose quarters' colours, 12 numbers from 0 to 1, are no further apart."""
+_OTHERS = 512
+"""How many patches each is compared with."""
 
 
 class PatchCodebook(nn.Module):
@@ -62,7 +66,8 @@ class PatchCodebook(nn.Module):
             ValueError: if it is damaged or no fitted codebook.
         """
         tensors, metadata = load_tensors(path), load_metadata(path)
-        if metadata.get("codebook") != "patches" or set(tensors) != {"prototypes", "pictures"}:
+        told = metadata.get("codebook") == "patches" and metadata.get("image_size", "").isdigit()
+        if not told or set(tensors) != {"prototypes", "pictures"}:
             raise ValueError(
                 f"{path} is no fitted codebook (it holds {', '.join(list(tensors)[:3])}); fit one and save it"
             )
@@ -134,7 +139,8 @@ def fit_patches(
         raise ValueError(f"num_codes is {num_codes} and iterations {iterations}; take at least 2 codes and 1 iteration")
     coarse = _coarse(images, size // patch_size).flatten(0, 1)
     generator = torch.Generator().manual_seed(seed)
-    prototypes, codes = kmeans(coarse, num_codes, weights=_rarity(coarse), iterations=iterations, generator=generator)
+    weights = _rarity(coarse, generator)
+    prototypes, codes = kmeans(coarse, num_codes, weights=weights, iterations=iterations, generator=generator)
     patches = F.unfold(images.float(), patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1)
     pictures = torch.zeros(num_codes, patches.shape[1]).index_add_(0, codes, patches)
     pictures = (pictures / torch.bincount(codes, minlength=num_codes)[:, None]).round().to(torch.uint8)
@@ -149,13 +155,12 @@ def _coarse(pixels: Tensor, side: int) -> Tensor:
     return F.unfold(cells, _CELLS, stride=_CELLS).transpose(1, 2)
 
 
-def _rarity(coarse: Tensor) -> Tensor:
-    """(P, F) -> (P,): each patch's weight, one over the root of the number of patches that look much like it."""
+def _rarity(coarse: Tensor, generator: torch.Generator) -> Tensor:
+    """(P, F) -> (P,): each patch's weight, one over the root of the share of patches that look much like it."""
     quarters = coarse.view(-1, 3, 2, _CELLS // 2, 2, _CELLS // 2).mean((3, 5)).flatten(1)
-    levels = (quarters * 15).round().long()
-    keys = (levels * 16 ** torch.arange(12, device=coarse.device)).sum(1)
-    _, which, counts = torch.unique(keys, return_inverse=True, return_counts=True)
-    return counts[which].double().rsqrt()
+    others = quarters[torch.randint(len(quarters), (_OTHERS,), generator=generator)]
+    alike = [(torch.cdist(part, others) < _ALIKE).sum(1) for part in torch.split(quarters, 8192)]
+    return (1 + torch.cat(alike)).double().rsqrt()
 
 
 def _check_sizes(image_size: int, patch_size: int) -> None:

@@ -58,14 +58,14 @@ class Mixture:
         self.seed = seed
         self.order = Order({name: kind.share for name, kind in kinds.items()}, seed)
         self.num_replaced = 0
-        numbers_of(0, batch_size, rank(), world_size())
+        numbers_of(0, batch_size, rank=rank(), world_size=world_size())
 
     def __getitem__(self, step: int) -> Planned:
         """This rank's part of the batch of `step`."""
         place = self.order(step)
         kind = self.kinds[place.kind]
-        numbers = numbers_of(place.turn, self.batch_size, rank(), world_size())
-        drawn = draw(len(kind.source), kind.source.name, self.seed, numbers)
+        numbers = numbers_of(place.turn, self.batch_size, rank=rank(), world_size=world_size())
+        drawn = draw(len(kind.source), kind.source.name, self.seed, numbers=numbers)
         rows = [self._row(kind, epoch, at) for epoch, at in drawn]
         return Planned(step, place.kind, kind.collate(rows))
 

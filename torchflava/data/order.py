@@ -127,7 +127,7 @@ class Drawn(NamedTuple):
     at: int
 
 
-def draw(n: int, source: str, seed: int, numbers: NDArray[np.uint64]) -> list[Drawn]:
+def draw(n: int, source: str, seed: int, *, numbers: NDArray[np.uint64]) -> list[Drawn]:
     """Samples number `numbers` of a source of n: epoch g // n, at a place shuffled anew in every epoch."""
     drawn = []
     for epoch in np.unique(numbers // np.uint64(n)):
@@ -137,7 +137,7 @@ def draw(n: int, source: str, seed: int, numbers: NDArray[np.uint64]) -> list[Dr
     return drawn
 
 
-def numbers_of(turn: int, batch_size: int, rank: int, world_size: int) -> NDArray[np.uint64]:
+def numbers_of(turn: int, batch_size: int, *, rank: int, world_size: int) -> NDArray[np.uint64]:
     """The numbers g of this rank's samples in batch `turn` of a kind: those with g = rank modulo world_size.
 
     Raises:

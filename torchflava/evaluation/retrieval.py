@@ -33,7 +33,7 @@ def ranks_of_answers(
     gallery = F.normalize(gallery.float(), dim=-1)
     at = torch.arange(len(gallery), device=gallery.device)
     ranks = []
-    for part, owner in zip(queries.float().split(chunk), query_owner.split(chunk), strict=True):
+    for part, owner in zip(torch.split(queries.float(), chunk), torch.split(query_owner, chunk), strict=True):
         scores = F.normalize(part, dim=-1) @ gallery.T
         right = owner[:, None] == gallery_owner[None]
         best = scores.masked_fill(~right, -torch.inf).max(1)

@@ -108,7 +108,7 @@ class TokenEmbedding(nn.Module):
     """Word, position and segment embeddings, added and normalised (Devlin et al. 2019, §3).
 
     Args:
-        vocab_size: the number of ids.
+        vocab_size: the number of ids; id 0 is padding, whose row starts at zero and never learns, as in BERT.
         width: D.
         max_length: the longest text, in tokens.
         num_segments: BERT's token types; FLAVA uses type 0 alone.
@@ -121,7 +121,7 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.max_length = max_length
-        self.words = nn.Embedding(vocab_size, width)
+        self.words = nn.Embedding(vocab_size, width, padding_idx=0)
         self.positions = nn.Embedding(max_length, width)
         self.segments = nn.Embedding(num_segments, width)
         self.norm = LayerNorm(width, eps)

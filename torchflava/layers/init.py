@@ -15,7 +15,7 @@ def init_weights(*parts: nn.Module | nn.Parameter, width: int = _PAPER_WIDTH) ->
     768 / width, up to 1 / sqrt(width). Otherwise a small model stays where it began for hundreds of steps
     (docs/decisions/0005).
     Embeddings and bare parameters (class and mask tokens, positions) are drawn from N(0, 0.02), the bare ones cut at two
-    standard deviations; biases are zero, layer norms one and zero.
+    standard deviations; biases are zero, an embedding's padding row too, layer norms one and zero.
 
     Args:
         parts: leaves, or parameters that belong to none.
@@ -33,5 +33,7 @@ def init_weights(*parts: nn.Module | nn.Parameter, width: int = _PAPER_WIDTH) ->
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Embedding):
             nn.init.normal_(part.weight, std=STD)
+            if part.padding_idx is not None:
+                nn.init.zeros_(part.weight[part.padding_idx])
         else:
             raise TypeError(f"init_weights: no rule for a {type(part).__name__}; give it leaves or parameters")

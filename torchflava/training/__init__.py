@@ -1,6 +1,6 @@
 """The mechanics of a run: processes, sharding, optimizer, checkpoints, meters. It knows modules, not FLAVA."""
 
-from torchflava.training.checkpoint import load_checkpoint, save_checkpoint
+from torchflava.training.checkpoint import full_weights, load_checkpoint, save_checkpoint
 from torchflava.training.fsdp import shard
 from torchflava.training.meter import Meter
 from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine
@@ -11,6 +11,7 @@ __all__ = [
     "Run",
     "adamw",
     "clip_gradients",
+    "full_weights",
     "load_checkpoint",
     "save_checkpoint",
     "session",

@@ -37,7 +37,7 @@ def save_checkpoint(
         The checkpoint's folder, `folder/step-…`.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=options)
+    weights = full_weights(model)
     moments = get_optimizer_state_dict(model, optimizer, options=options)
     target = folder / f"step-{step:08d}"
     if rank() == 0:
@@ -45,6 +45,12 @@ def save_checkpoint(
     if dist.is_initialized():
         dist.barrier()
     return target
+
+
+def full_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All weights of a sharded model, whole and on the CPU, on the first rank; empty on the others. Called by every rank."""
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return {name: v for name, v in get_model_state_dict(model, options=whole).items() if isinstance(v, Tensor)}
 
 
 def _write(target: Path, weights: dict[str, Any], moments: dict[str, Any], state: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ class VocabTransform(nn.Module):
 
     def forward(self, input: Any) -> Any:
         """list[str] or list[list[str]] -> the same of int."""
-        return each_sequence("VocabTransform", input, (str,), self._lookup)
+        return each_sequence("VocabTransform", input, (str,), change=self._lookup)
 
     def _lookup(self, tokens: list[str]) -> list[int]:
         if isinstance(self.vocab, Mapping):
@@ -99,7 +99,7 @@ def is_nested(input: Any, kind: type) -> bool:
     return isinstance(input, list) and all(is_list(row, kind) for row in input)
 
 
-def each_sequence(name: str, input: Any, kinds: tuple[type, ...], change: Callable[[list[Any]], list[Any]]) -> Any:
+def each_sequence(name: str, input: Any, kinds: tuple[type, ...], *, change: Callable[[list[Any]], list[Any]]) -> Any:
     """`change` of a list, or of each list in a list, whose elements are all of one of the `kinds`."""
     for kind in kinds:
         if is_list(input, kind):

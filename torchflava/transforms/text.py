@@ -112,7 +112,7 @@ class StrToIntTransform(nn.Module):
 
     def forward(self, input: Any) -> Any:
         """list[str] or list[list[str]] -> the same of int."""
-        return each_sequence("StrToIntTransform", input, (str,), lambda row: [int(number) for number in row])
+        return each_sequence("StrToIntTransform", input, (str,), change=lambda row: [int(number) for number in row])
 
 
 class Truncate(nn.Module):
@@ -126,7 +126,7 @@ class Truncate(nn.Module):
 
     def forward(self, input: Any) -> Any:
         """A list of int or of str, or a list of such lists -> the same, shorter."""
-        return each_sequence("Truncate", input, (int, str), lambda row: row[: self.max_seq_len])
+        return each_sequence("Truncate", input, (int, str), change=lambda row: row[: self.max_seq_len])
 
 
 class AddToken(nn.Module):
@@ -146,7 +146,7 @@ class AddToken(nn.Module):
         """A list of the token's type, or a list of such lists -> the same, one longer."""
         kind = str if isinstance(self.token, str) else int
         token = [self.token]
-        return each_sequence("AddToken", input, (kind,), lambda row: token + row if self.begin else row + token)
+        return each_sequence("AddToken", input, (kind,), change=lambda row: token + row if self.begin else row + token)
 
 
 class PadTransform(nn.Module):
