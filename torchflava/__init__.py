@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torchflava.batch import ImageBatch as ImageBatch
     from torchflava.batch import PairBatch as PairBatch
     from torchflava.batch import TextBatch as TextBatch
+    from torchflava.codebooks import Codebook as Codebook
+    from torchflava.codebooks import DalleCodebook as DalleCodebook
+    from torchflava.codebooks import PatchCodebook as PatchCodebook
+    from torchflava.codebooks import fit_patches as fit_patches
     from torchflava.encoders import Encoded as Encoded
     from torchflava.encoders import FusionEncoder as FusionEncoder
     from torchflava.encoders import ImageEncoder as ImageEncoder
@@ -32,9 +36,14 @@ if TYPE_CHECKING:
     from torchflava.models import flava_for_pretraining as flava_for_pretraining
     from torchflava.models import flava_model as flava_model
     from torchflava.models import from_pretrained as from_pretrained
+    from torchflava.transforms import WordPiece as WordPiece
+    from torchflava.transforms import block_mask as block_mask
+    from torchflava.transforms import mask_tokens as mask_tokens
+    from torchflava.transforms import mask_whole_words as mask_whole_words
 
 _HOMES = {
     "batch": ("IGNORE", "Batch", "ImageBatch", "PairBatch", "TextBatch"),
+    "codebooks": ("Codebook", "DalleCodebook", "PatchCodebook", "fit_patches"),
     "encoders": (
         "Encoded",
         "FusionEncoder",
@@ -55,6 +64,7 @@ _HOMES = {
         "flava_model",
         "from_pretrained",
     ),
+    "transforms": ("WordPiece", "block_mask", "mask_tokens", "mask_whole_words"),
 }
 _HOME = {name: room for room, names in _HOMES.items() for name in names}
 

@@ -90,3 +90,9 @@ def test_undecided_matching_costs_log_2() -> None:
 def test_matched_of_the_wrong_shape_or_type_is_refused(matched: Tensor) -> None:
     with pytest.raises(ValueError, match=r"matched is \(.*; one bool for each of 3 rows is due"):
         matching_loss(logits(B, 2), matched)
+
+
+@pytest.mark.parametrize("label", [7, 9, -1, -99])
+def test_a_label_outside_the_codes_is_named(label: int) -> None:
+    with pytest.raises(ValueError, match=rf"label {label} lies outside \[0, 7\)"):
+        masked_prediction_loss(torch.zeros(2, 3, 7), torch.tensor([[0, -100, 6], [1, label, 2]]))

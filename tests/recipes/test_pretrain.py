@@ -1,13 +1,17 @@
 """The main job: through its own command line, in seconds; and whole, through TorchX, in minutes."""
 
+import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -92,8 +96,6 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(
 
 
 def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "resumed"
     shutil.copytree(tiny_run[0], folder)
     shutil.rmtree(folder / "step-00000005")
@@ -188,3 +190,39 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
         for name in one:
             if not name.startswith("measured"):
                 assert one[name] == pytest.approx(two[name], rel=2e-4), name
+
+
+@pytest.mark.slow
+def test_emoji_trains_and_is_measured_on_the_unseen_vendor(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    emoji_shards(data)
+    words = ["--preset", "emoji", "--data", str(data), "--model", "tiny", "--image-size", "32", "--code-size", "32"]
+    small = ["--num-codes", "16", "--vocab-size", "200", "--batch-size", "8", "--steps", "6", "--warmup-steps", "1"]
+    done = run([*words, *small], tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    readings = json.loads((only_folder(tmp_path / "runs") / "result.json").read_text())["readings"]
+    assert readings["microsoft's image to name R@1"]["chance"] == pytest.approx(1 / 12)
+    assert readings["google's to microsoft's image R@5"]["chance"] == pytest.approx(5 / 12)
+    assert 0 <= readings["google's to microsoft's image R@1"]["value"] <= 1
+
+
+def emoji_shards(folder: Path) -> None:
+    """Twelve emoji of three vendors in the layout that recipes/data/emoji.py writes."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    (folder / "texts.txt").write_text("".join(f"a gloss about thing {i}\n" for i in range(30)))
+    for vendor in ("google", "twitter", "microsoft"):
+        with tarfile.open(folder / f"{vendor}-00000.tar", "w") as tar:
+            for i in range(12):
+                picture = io.BytesIO()
+                Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(picture, "PNG")
+                meta = {"name": f"thing {i}", "keywords": [f"word{i}"], "tones": [], "vendor": vendor}
+                files = {
+                    "png": picture.getvalue(),
+                    "txt": f"thing {i}; word{i}".encode(),
+                    "json": json.dumps(meta).encode(),
+                }
+                for ending, content in files.items():
+                    member = tarfile.TarInfo(f"{vendor}-{i}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))

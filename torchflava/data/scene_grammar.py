@@ -166,7 +166,10 @@ def _expanded(rule: str, grammar: Grammar, uniform: Uniform) -> list[str]:
 def _joined(words: Sequence[str]) -> str:
     """Words -> a text: `a` before a vowel becomes `an`, and punctuation stands at the word before it."""
     following = [*words[1:], ""]
-    spelled = ["an" if word == "a" and after[:1] in tuple("aeiou") else word for word, after in zip(words, following, strict=True)]
+    spelled = [
+        "an" if word == "a" and after[:1] in tuple("aeiou") else word
+        for word, after in zip(words, following, strict=True)
+    ]
     return " ".join(spelled).replace(" ,", ",").replace(" ?", "?")
 
 

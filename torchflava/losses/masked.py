@@ -3,6 +3,7 @@
 Letters: B batch, K rows asked for, V codes or words.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,11 +15,17 @@ def masked_prediction_loss(logits: Tensor, labels: Tensor) -> Loss:
     """(B, K, V), (B, K) int64 with `IGNORE` where nothing is asked -> `Loss`, in float32.
 
     Raises:
-        ValueError: if the labels do not fit the logits.
+        ValueError: if the labels do not fit the logits; and (on the CPU, where looking costs nothing) for a label beyond V.
     """
     if logits.shape[:2] != labels.shape:
         raise ValueError(
             f"labels are {tuple(labels.shape)}, logits {tuple(logits.shape)}: one label for each row is due"
         )
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels >= logits.shape[-1]) | ((labels < 0) & (labels != IGNORE))]
+        if len(wrong):
+            raise ValueError(
+                f"label {int(wrong[0])} lies outside [0, {logits.shape[-1]}); build the head for this codebook or vocabulary"
+            )
     total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
     return Loss(total, (labels != IGNORE).sum().float())

@@ -122,8 +122,8 @@ class FlavaForPreTraining(nn.Module):
     def fuse_masked(self, batch: PairBatch) -> Fused:
         """The fusion encoder over the masked image and the masked text."""
         image = self.flava.image_encoder(batch.pixels, batch.masked)
-        text = self.flava.text_encoder(batch.masked_ids, batch.masked_keep)
-        return self.flava.fuse(image, text, batch.masked_keep)
+        keep = self.flava.keep(batch.masked_ids, batch.masked_keep)
+        return self.flava.fuse(image, self.flava.text_encoder(batch.masked_ids, keep), keep)
 
     def fuse_clean(self, batch: PairBatch) -> Fused:
         """The fusion encoder over the clean image and the text of the masked pass with its words put back."""
@@ -132,8 +132,8 @@ class FlavaForPreTraining(nn.Module):
         ids = batch.masked_ids + torch.zeros_like(batch.masked_ids).scatter_add(
             1, batch.token_positions, torch.where(asked, batch.token_labels - there, 0)
         )
-        text = self.flava.text_encoder(ids, batch.masked_keep)
-        return self.flava.fuse(self.flava.image_encoder(batch.pixels), text, batch.masked_keep)
+        keep = self.flava.keep(ids, batch.masked_keep)
+        return self.flava.fuse(self.flava.image_encoder(batch.pixels), self.flava.text_encoder(ids, keep), keep)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """What `forward` returns, as a verb for evaluation."""
@@ -158,6 +158,10 @@ class FlavaForPreTraining(nn.Module):
         if self.mmm_text is None:
             raise ValueError("word_logits: this model has no mmm_text head")
         return self.mmm_text(take_rows(self.fuse_masked(batch).text, batch.token_positions))
+
+    def resize(self, image_size: int) -> None:
+        """Resize the image encoder's positions, for good, to images of another size."""
+        self.flava.resize(image_size)
 
     def units(self) -> list[nn.Module]:
         """The parts to shard one by one."""

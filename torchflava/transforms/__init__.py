@@ -1,0 +1,28 @@
+"""Bytes, pictures and strings in, rows and raw batches out, on the CPU; randomness comes in as a generator.
+
+The modules with torchtext's names stand in `transforms.text`.
+"""
+
+from torchflava.transforms.augment import Augment
+from torchflava.transforms.collate import Collate, ImageRow, PairRow, TextRow
+from torchflava.transforms.image import CorruptSample, EvalView, TrainViews, decode_image, normalise
+from torchflava.transforms.masking import block_mask, mask_tokens, mask_whole_words
+from torchflava.transforms.wordpiece import TokenizedText, WordPiece
+
+__all__ = [
+    "Augment",
+    "Collate",
+    "CorruptSample",
+    "EvalView",
+    "ImageRow",
+    "PairRow",
+    "TextRow",
+    "TokenizedText",
+    "TrainViews",
+    "WordPiece",
+    "block_mask",
+    "decode_image",
+    "mask_tokens",
+    "mask_whole_words",
+    "normalise",
+]
