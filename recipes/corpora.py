@@ -87,6 +87,15 @@ def open_corpus(config: Config, folder: Path) -> Corpus:
     return Corpus(sources, tokenizer, codebook)
 
 
+def name_and_keywords(caption: str, rng: Generator) -> str:
+    """`name; keyword; keyword` told anew each time: the name alone half of the time, else with half of its keywords."""
+    name, *keywords = caption.split("; ")
+    if rng.random() < 0.5:
+        return name
+    kept = [word for word in keywords if rng.random() < 0.5]
+    return ", ".join([name, *(kept[i] for i in rng.permutation(len(kept)))])
+
+
 def save_corpus(corpus: Corpus, folder: Path) -> None:
     """Keep what was learnt before training, for resuming and for whoever uses the model."""
     corpus.tokenizer.save(folder / "vocab.txt")
@@ -100,10 +109,9 @@ def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
     collate = Collate(corpus.tokenizer.vocab_size, num_masked, pad_id=corpus.tokenizer.pad_id)
     images = ImageRows(corpus.sources.views, partial(block_mask, grid, num_masked=num_masked))
     texts = TextRows(corpus.tokenizer, partial(mask_words, corpus.tokenizer, rate=config.mask_rate), config.max_length)
+    pairs = PairRows(images, texts, config.mismatch_rate, vary=name_and_keywords if config.corpus == "emoji" else None)
     all_kinds = {
-        "pair": Kind(
-            corpus.sources.pairs, PairRows(images, texts, config.mismatch_rate), collate.pairs, config.shares.pair
-        ),
+        "pair": Kind(corpus.sources.pairs, pairs, collate.pairs, config.shares.pair),
         "image": Kind(corpus.sources.images, images, collate.images, config.shares.image),
         "text": Kind(corpus.sources.texts, texts, collate.texts, config.shares.text),
     }

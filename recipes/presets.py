@@ -108,7 +108,10 @@ def tiny() -> Config:
 
 def emoji() -> Config:
     """Emoji of two vendors, evaluated on a third's; 90 minutes on two CPU cores. See docs/emoji.md."""
-    return Config(preset="emoji", corpus="emoji", model="small", image_size=64, patch_size=8, code_size=64)
+    return Config(
+        preset="emoji", corpus="emoji", model="mini", vocab_size=3000, num_codes=256, mismatch_rate=0.1,
+        steps=9000, batch_size=128, lr=1e-3, warmup_steps=300, log_every=25, save_every=1000,
+    )  # fmt: skip
 
 
 PRESETS: dict[str, Callable[[], Config]] = {"scenes": scenes, "emoji": emoji, "tiny": tiny}

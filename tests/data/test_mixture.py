@@ -170,3 +170,18 @@ def test_an_empty_source_is_an_error() -> None:
 def test_kind_of_batch_follows_its_collate() -> None:
     planned = next(p for p in mixture().batches(0, 10) if p.kind == "text")
     assert isinstance(planned.batch, RawTextBatch)
+
+
+def test_captions_are_told_as_vary_says_in_both_views() -> None:
+    def shout(caption: str, rng: np.random.Generator) -> str:
+        return f"{caption.upper()} {int(rng.integers(10))}"
+
+    rows = PairRows(PAIRS.images, TEXTS, 0.5, vary=shout)
+    source = Pairs([f"caption {i}" for i in range(31)])
+    for index in range(31):
+        row = rows(source, index, np.random.default_rng(index))
+        told = row.ids[1:-1]
+        assert told[:-1] == Letters().encode(f"CAPTION {index} ", 32).ids[1:-1]
+        masked = [row.text.labels[0] if at == row.text.positions[0] else x for at, x in enumerate(row.text.masked_ids)]
+        assert (masked == list(row.ids)) == row.matched
+        assert masked[1:8] == Letters().encode("CAPTION", 32).ids[1:-1]

@@ -14,6 +14,8 @@ from torchflava.transforms.image import decode_image
 Rng = np.random.Generator
 Views = Callable[[Tensor, Rng], tuple[Tensor, Tensor]]
 """(3, H, W) uint8 -> the encoder's and the codebook's view of one crop, both uint8."""
+Vary = Callable[[str, Rng], str]
+"""A caption -> one way to tell it."""
 PatchMask = Callable[[Rng], NDArray[np.bool_]]
 """-> (rows, columns) bool, True where hidden."""
 
@@ -83,26 +85,31 @@ class PairRows:
         images: makes the image's part.
         texts: makes the text's part.
         mismatch_rate: the share of rows whose masked text is another's (0.1 in facebookresearch/multimodal@3c2a85a).
+        vary: how a caption is told this time, such as its name with some of its keywords; as it stands, unless given.
     """
 
-    def __init__(self, images: ImageRows, texts: TextRows, mismatch_rate: float = 0.1) -> None:
+    def __init__(
+        self, images: ImageRows, texts: TextRows, mismatch_rate: float = 0.1, *, vary: Vary | None = None
+    ) -> None:
         if not 0 <= mismatch_rate < 1:
             raise ValueError(f"mismatch_rate {mismatch_rate} must be at least 0 and below 1")
         self.images = images
         self.texts = texts
         self.mismatch_rate = mismatch_rate
+        self.vary = vary
 
     def __call__(self, source: PairSource, index: int, rng: Rng) -> PairRow:
         """The row of sample `index`."""
         sample = source[index]
         other = self._other(source, sample.caption, rng) if rng.random() < self.mismatch_rate else None
-        ids = self.texts.tokenizer.encode(sample.caption, self.texts.max_length).ids
+        told = sample.caption if self.vary is None else self.vary(sample.caption, rng)
+        ids = self.texts.tokenizer.encode(told, self.texts.max_length).ids
         image = self.images.of(sample.image, rng)
-        return PairRow(image, ids, self.texts.of(other or sample.caption, rng), matched=other is None)
+        return PairRow(image, ids, self.texts.of(told if other is None else other, rng), matched=other is None)
 
     def _other(self, source: PairSource, caption: str, rng: Rng) -> str | None:
         for _ in range(8):
             other = source.caption(int(rng.integers(len(source))))
             if other.strip().lower() != caption.strip().lower():
-                return other
+                return other if self.vary is None else self.vary(other, rng)
         return None
