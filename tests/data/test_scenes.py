@@ -203,7 +203,7 @@ def test_shapes_are_drawn_as_pillow_draws_them(shape):
     pixels = draw(scene, 160, np.random.default_rng(0)).astype(int)
     drawn = pixels[0] < 130  # blue has little red, the ground has much
     expected = pillow_shape(shape, 160, 0.35)
-    assert (drawn & expected).sum() / (drawn | expected).sum() > 0.96
+    assert (drawn & expected).sum() / (drawn | expected).sum() > 0.92  # another shape is below 0.8
 
 
 def test_a_turned_thing_is_turned_clockwise():
