@@ -91,7 +91,8 @@ def test_captions_are_true():
 
 
 RELATION = re.compile(
-    r"(?P<left>(to the |on the )?left of)|(?P<right>(to the |on the )?right of)|(?P<above>above|over|on top of)|(?P<below>below|under|beneath)"
+    r"(?P<left>(to the |on the )?left of)|(?P<right>(to the |on the )?right of)|"
+    r"(?P<above>above|over|on top of)|(?P<below>below|under|beneath)"
 )
 
 

@@ -88,10 +88,11 @@ def arrange(rng: np.random.Generator, chosen: Sequence[Combination], relation: s
     """
     sizes = [str(size) for size in rng.choice(list(SIZES), len(chosen), p=[0.15, 0.2, 0.65])]
     radii = [float(rng.uniform(*SIZES[size])) / 2 for size in sizes]
+    relations: tuple[str, ...] = ()
     if len(chosen) == 1:
         if sizes[0] == "large":
             radii[0] *= float(rng.uniform(1, 1.5))
-        places, relations = [(_within(rng, radii[0]), _within(rng, radii[0]))], ()
+        places = [(_within(rng, radii[0]), _within(rng, radii[0]))]
     elif len(chosen) == 2:
         relation = RELATIONS[int(rng.integers(4))] if relation is None else relation
         places, relations = _side_by_side(rng, radii, relation), (relation,)

@@ -6,7 +6,6 @@ Letters: S side of an image in pixels.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
