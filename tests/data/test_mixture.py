@@ -1,6 +1,7 @@
 """The batches of a run: the same samples and the same randomness whatever the ranks, threads and starting point."""
 
 import random
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,3 +186,12 @@ def test_captions_are_told_as_vary_says_in_both_views() -> None:
         masked = [row.text.labels[0] if at == row.text.positions[0] else x for at, x in enumerate(row.text.masked_ids)]
         assert (masked == list(row.ids)) == row.matched
         assert masked[1:8] == Letters().encode("CAPTION", 32).ids[1:-1]
+
+
+def test_a_loader_that_is_left_early_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    batches = mixture().batches(0, 1000, num_threads=3, prefetch=2)
+    next(batches)
+    assert set(threading.enumerate()) - before
+    batches.close()
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.is_alive()]

@@ -84,7 +84,25 @@ class Mixture:
     def batches(self, start: int, stop: int, *, num_threads: int = 1, prefetch: int = 4) -> Iterator[Planned]:
         """The batches of steps start to stop - 1, made by threads ahead of their use."""
         node = ParallelMapper(_Steps(start, stop), self.__getitem__, num_workers=num_threads, method="thread")
-        yield from Loader(Prefetcher(node, prefetch_factor=prefetch))
+        prefetcher = Prefetcher(node, prefetch_factor=prefetch)
+        try:
+            yield from Loader(prefetcher)
+        finally:
+            _end_threads(prefetcher)
+
+
+def _end_threads(node: object) -> None:
+    """End the threads of a node and of those below it, here and now.
+
+    torchdata 0.11 ends them when a node is collected, which may happen in one of these very threads, and a thread cannot
+    wait for itself; nodes have a `shutdown` of their own from 0.12 on.
+    """
+    below = [node]
+    while below:
+        part = below.pop()
+        if hasattr(part, "_shutdown"):
+            part._shutdown()
+        below += [v for v in vars(part).values() if type(v).__module__.startswith("torchdata.nodes")]
 
 
 class _Steps(BaseNode[int]):  # type: ignore[misc]  # torchdata has no types
