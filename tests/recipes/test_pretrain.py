@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "recipes"))
 def run(
     words: list[str], folder: Path, *, torchx: bool = False, timeout: int = 280
 ) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | ({} if torchx else {"OMP_NUM_THREADS": "1"})
     torchx_words = ["-c", "from torchx.cli.main import main; main()", "run", "-s", "local_cwd"]
     start = (
         [sys.executable, *torchx_words, "recipes/pretrain.py", "--"]
@@ -182,7 +182,7 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
     ]
     done = subprocess.run(
         [sys.executable, *words, "--local-addr", "127.0.0.1", "recipes/pretrain.py", "--preset", "tiny", "--folder", str(halves)],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=280, check=False,
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for one, two in zip(losses(only_folder(whole)), losses(only_folder(halves)), strict=True):
