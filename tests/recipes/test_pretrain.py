@@ -22,17 +22,18 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
 
+TORCHX = ["-c", "from torchx.cli.main import main; main()", "run", "-s", "local_cwd", "recipes/pretrain.py", "--"]
+TWO_RANKS = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint"]
+TWO_RANKS += ["localhost:0", "--local-addr", "127.0.0.1", "recipes/pretrain.py"]
+
+
 def run(
-    words: list[str], folder: Path, *, torchx: bool = False, timeout: int = 280
+    words: list[str], folder: Path, start: list[str] | None = None, *, timeout: int = 280
 ) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | ({} if torchx else {"OMP_NUM_THREADS": "1"})
-    torchx_words = ["-c", "from torchx.cli.main import main; main()", "run", "-s", "local_cwd"]
-    start = (
-        [sys.executable, *torchx_words, "recipes/pretrain.py", "--"]
-        if torchx
-        else [sys.executable, "recipes/pretrain.py"]
-    )
-    words = [*start, *words, "--folder", str(folder)]
+    """Run the recipe: as a plain script, or as `start` says."""
+    threads = {} if start == TORCHX else {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, *(start or ["recipes/pretrain.py"]), *words, "--folder", str(folder)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | threads
     return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env, timeout=timeout, check=False)
 
 
@@ -146,7 +147,7 @@ class TestComponent(ComponentTestCase):  # type: ignore[misc]
 @pytest.mark.timeout(1500)
 def test_the_main_job_learns(tmp_path: Path) -> None:
     """The README's command. Margins below what it reaches (.5 and .9); chance is .06 and .02."""
-    done = run([], tmp_path, torchx=True, timeout=1400)
+    done = run([], tmp_path, TORCHX, timeout=1400)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_folder(tmp_path)
     readings: dict[str, Any] = json.loads((folder / "result.json").read_text())["readings"]
@@ -170,20 +171,7 @@ def test_the_main_job_learns(tmp_path: Path) -> None:
 def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
     whole, halves = tmp_path / "one", tmp_path / "two"
     assert run(["--preset", "tiny"], whole).returncode == 0
-    words = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        "localhost:0",
-    ]
-    done = subprocess.run(
-        [sys.executable, *words, "--local-addr", "127.0.0.1", "recipes/pretrain.py", "--preset", "tiny", "--folder", str(halves)],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=280, check=False,
-    )  # fmt: skip
+    done = run(["--preset", "tiny"], halves, TWO_RANKS)
     assert done.returncode == 0, done.stderr
     for one, two in zip(losses(only_folder(whole)), losses(only_folder(halves)), strict=True):
         assert one.keys() == two.keys()
