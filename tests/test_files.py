@@ -4,6 +4,7 @@ import json
 import zipfile
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -216,3 +217,28 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="folder"):
         save_tensors(tmp_path / "folder", {"a": torch.zeros(2)})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "x.safetensors"]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("read", [load_tensors, read_state])
+def test_a_torch_file_cut_anywhere_is_called_damaged(read: Any, legacy: bool, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"w": torch.randn(50, 50)}, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for part in range(1, 100):
+        path.write_bytes(whole[: len(whole) * part // 100])
+        with pytest.raises(ValueError, match=r"weights\.pt"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["idx", "..", "."])
+def test_an_index_of_itself_or_of_a_folder_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "idx").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match="outside its folder"):
+        load_tensors(tmp_path / "idx")
+
+
+def test_a_bottomless_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "idx").write_text('{"a":' * 100_000)
+    with pytest.raises(ValueError, match="idx"):
+        load_tensors(tmp_path / "idx")

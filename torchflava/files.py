@@ -4,6 +4,7 @@ Formats: safetensors (one file, or shards under an index), and what `torch.save`
 The format is told by the first bytes, never by the name. A damaged file is a ValueError that names it.
 """
 
+import errno
 import json
 import math
 import os
@@ -27,12 +28,7 @@ Kind = Literal["safetensors", "zip", "legacy", "index"]
 
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The number that opens torch's older files, as a pickle, after the few bytes of its protocol."""
-_IN_A_FOLDER = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_IN_A_FOLDER = tuple(a + b for a in ("model.safetensors", "pytorch_model.bin") for b in ("", ".index.json"))
 _MOST_PICKLE = 64 * 2**20  # bytes; the pickle of a model only describes, 20 MB for a million tensors
 _STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError)
 """What else a zip, or the list of records in torch's older files, raises where it is damaged."""
@@ -63,8 +59,8 @@ def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> di
         return _safetensors(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        raise _of_damage(error, path) from error
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
@@ -104,8 +100,15 @@ def read_state(
             return _tensors(views, read)
     except pickled.RefusedError as error:
         raise ValueError(f"{path}: {error}; {_TO_SAFETENSORS}") from error
+    except OSError as error:
+        raise _of_damage(error, path) from error
     except (pickled.UnreadableError, zipfile.BadZipFile, EOFError, *_STUMBLES) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def _of_damage(error: OSError, path: Path) -> Exception:
+    """A seek to where a file cut short no longer is: damage, where other errors are the disk's."""
+    return ValueError(f"{path} is damaged or cut short; fetch it again") if error.errno == errno.EINVAL else error
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -193,11 +196,14 @@ def _sharded(path: Path) -> dict[str, Tensor]:
     try:
         shards: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
         names = sorted(set(shards.values()))
-        strange = [name for name in names if name != Path(name).name or name.endswith(".json")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        strange = [name for name in names if name != Path(name).name or name in (".", "..")]
+        strange += [name for name in names if not strange and _kind(_file(path.parent / name)) == "index"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no index of shards ({error!r}); it needs a weight_map") from error
     if strange:
-        raise ValueError(f"{path} names shards outside its folder ({strange[0]!r}); shards stand beside their index")
+        raise ValueError(
+            f"{path} names {strange[0]!r}, an index or a file outside its folder; shards stand beside their index"
+        )
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors |= load_tensors(path.parent / name)

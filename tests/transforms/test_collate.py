@@ -74,3 +74,26 @@ def test_other_bad_rows() -> None:
         collate.pad([[1], []])
     with pytest.raises(ValueError, match="hides 2 patches, num_masked is 1"):
         collate.images([image_row([True, True])])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (TextRow([2, -100, 3], [], []), "id -100 is beyond"),
+        (TextRow([2, 5, 3], [7], [5]), r"positions \[7\] with 1 labels do not fit a text of 3"),
+        (TextRow([2, 5, 3], [1], [5, 6]), r"positions \[1\] with 2 labels"),
+    ],
+)
+def test_a_text_row_that_does_not_fit_is_named(row: TextRow, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Collate(10, 3).texts([row])
+
+
+def test_rows_of_unequal_sizes_or_types_are_named() -> None:
+    row = image_row([True, False])
+    with pytest.raises(ValueError, match="pixels of one batch differ"):
+        Collate(10, 3).images([row, row._replace(pixels=torch.zeros(3, 4, 4, dtype=torch.uint8))])
+    with pytest.raises(ValueError, match="masks of one batch differ"):
+        Collate(10, 3).images([row, image_row([True])])
+    with pytest.raises(ValueError, match=r"pixels are torch\.float32; uint8 is due"):
+        Collate(10, 3).images([row._replace(pixels=row.pixels.float())])

@@ -71,6 +71,17 @@ class Collate:
             ValueError: for no rows, or a mask that hides more than `num_masked` patches.
         """
         _not_empty(rows)
+        for name, shapes in (
+            ("pixels", {(tuple(row.pixels.shape), row.pixels.dtype) for row in rows}),
+            ("targets", {(tuple(row.target.shape), row.target.dtype) for row in rows}),
+            ("masks", {row.masked.size for row in rows}),
+        ):
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"{name} of one batch differ: {sorted(map(str, shapes))}; make all rows by one transform"
+                )
+        if rows[0].pixels.dtype != torch.uint8:
+            raise ValueError(f"pixels are {rows[0].pixels.dtype}; uint8 is due, they are normalised on the device")
         masked = torch.from_numpy(np.stack([row.masked.reshape(-1) for row in rows]))
         most = int(masked.sum(1).max())
         if most > self.num_masked:
@@ -85,6 +96,12 @@ class Collate:
     def texts(self, rows: Sequence[TextRow]) -> RawTextBatch:
         """B rows -> a batch."""
         _not_empty(rows)
+        for row in rows:
+            if len(row.positions) != len(row.labels) or any(not 0 <= p < len(row.masked_ids) for p in row.positions):
+                raise ValueError(
+                    f"positions {list(row.positions)} with {len(row.labels)} labels do not fit a text of "
+                    f"{len(row.masked_ids)} tokens; give each position within the text one label"
+                )
         masked_ids, keep = self.pad([row.masked_ids for row in rows])
         most = -(-max(1, *(len(row.positions) for row in rows), 1) // TEXT_BUCKET) * TEXT_BUCKET
         return RawTextBatch(
@@ -122,19 +139,19 @@ class Collate:
         lengths = [len(ids) for ids in texts]
         if not lengths or min(lengths) == 0:
             raise ValueError("a text without tokens; [CLS] and [SEP] are the least, tokenise with them")
-        ids = self.checked(_padded(texts, max(lengths), self.pad_id))
+        ids = self.checked(_padded(texts, max(lengths), self.pad_id), ignore=False)
         return ids, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
-    def checked(self, ids: Tensor) -> Tensor:
-        """The same ids.
+    def checked(self, ids: Tensor, *, ignore: bool = True) -> Tensor:
+        """The same ids; `IGNORE` passes among labels only.
 
         Raises:
             ValueError: for an id beyond the vocabulary.
         """
-        if int(ids.max()) >= self.vocab_size or bool(((ids < 0) & (ids != IGNORE)).any()):
-            wrong = int(ids.max()) if int(ids.max()) >= self.vocab_size else int(ids[(ids < 0) & (ids != IGNORE)][0])
+        wrong = ids[(ids >= self.vocab_size) | ((ids < 0) & ~((ids == IGNORE) & ignore))]
+        if len(wrong):
             raise ValueError(
-                f"id {wrong} is beyond the vocabulary of {self.vocab_size}; "
+                f"id {int(wrong[0])} is beyond the vocabulary of {self.vocab_size}; "
                 "tokenise with the vocabulary that the model is built for"
             )
         return ids

@@ -74,6 +74,8 @@ def _jpeg_decoder() -> Callable[[Tensor], Tensor]:
 
 def _from_pillow(image: Image.Image) -> Tensor:
     upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F":
+        raise ValueError("a picture of floating-point numbers has no fixed range; store 8 or 16 bits a pixel")
     if upright.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip at 255
         grey = np.asarray(upright).astype(np.float64) / 257
         upright = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
