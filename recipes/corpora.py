@@ -1,6 +1,7 @@
 """What a recipe trains on: sources, vocabulary and codebook, and how a sample becomes the row of a batch."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, Views
 from torchflava.data.scenes import SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs, TextLines
 from torchflava.transforms.collate import Collate
-from torchflava.transforms.image import TrainViews, decode_image
+from torchflava.transforms.image import CorruptSample, TrainViews, decode_image
 from torchflava.transforms.masking import block_mask, mask_whole_words
 from torchflava.transforms.wordpiece import WordPiece
 
@@ -67,14 +68,19 @@ def emoji(config: Config) -> Sources:
     )
 
 
-def open_corpus(config: Config, folder: Path) -> Corpus:
-    """The corpus that `config` names. Vocabulary and codebook are read from the run's folder if they are there already."""
+def open_corpus(config: Config) -> Corpus:
+    """The corpus that `config` names. A run that goes on reads vocabulary and codebook from its folder.
+
+    Raises:
+        FileNotFoundError: if it goes on and they are gone: others would give other ids and codes.
+    """
+    folder = Path(config.resume)
     sources = {"scenes": scenes, "emoji": emoji}[config.corpus](config)
-    if (folder / "vocab.txt").is_file():
+    if config.resume:
         tokenizer = WordPiece.from_file(folder / "vocab.txt")
     else:
         tokenizer = WordPiece.train(_captions(sources), config.vocab_size)
-    if (folder / "codebook.safetensors").is_file():
+    if config.resume:
         codebook = PatchCodebook.from_file(folder / "codebook.safetensors")
     else:
         grid = config.image_size // config.patch_size
@@ -133,7 +139,8 @@ def mask_words(tokenizer: WordPiece, tokens: Tokens, rng: Generator, rate: float
 
 def _captions(sources: Sources) -> Iterator[str]:
     for i in range(min(len(sources.pairs), _READ)):
-        yield sources.pairs.caption(i)
+        with suppress(CorruptSample):  # the loader tells of it, and replaces it
+            yield sources.pairs.caption(i)
     for i in range(min(len(sources.texts), _READ)):
         yield sources.texts[i].text
 
@@ -143,7 +150,8 @@ def _views(sources: Sources, seed: int) -> torch.Tensor:
     taken = [int(permute(n, seed, i)[0]) for i in range(min(n, _FITTED))]
     views = []
     for i in taken:
-        image = sources.images[i].image
-        image = decode_image(image) if isinstance(image, bytes) else image
-        views.append(sources.views(image, keyed_rng(seed, "codebook", i))[1])
+        with suppress(CorruptSample):
+            image = sources.images[i].image
+            image = decode_image(image) if isinstance(image, bytes) else image
+            views.append(sources.views(image, keyed_rng(seed, "codebook", i))[1])
     return torch.stack(views)

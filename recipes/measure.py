@@ -1,6 +1,7 @@
 """What a trained model has learnt, on samples and combinations that it has not seen, beside what guessing gets.
 
-Every rank measures all of the few hundred samples, so that each calls the sharded model equally often.
+Every rank embeds all of the few hundred samples, and takes its part of the batches whose losses are measured, so that each
+calls the sharded model equally often.
 """
 
 import math
@@ -16,6 +17,7 @@ from torch import Tensor
 from torchflava.batch import IGNORE, Batch, ImageBatch, TextBatch
 from torchflava.data.mixture import Mixture, Planned
 from torchflava.data.prepare import prepare
+from torchflava.distributed import sum_over_ranks
 from torchflava.evaluation import Reading, ranks_of_answers, recall
 from torchflava.models import FlavaForPreTraining
 from torchflava.training import Run
@@ -59,7 +61,9 @@ class Measured:
         """Batches of other sources, made as in training."""
         rate = self.config.mismatch_rate if mismatch_rate is None else mismatch_rate
         corpus = self.corpus._replace(sources=sources)
-        return Mixture(kinds(corpus, replace(self.config, mismatch_rate=rate)), _BATCH, self.config.seed)
+        ranks = self.run.world_size
+        batch_size = max(1, _BATCH // ranks) * ranks
+        return Mixture(kinds(corpus, replace(self.config, mismatch_rate=rate)), batch_size, self.config.seed)
 
     def prepared(self, planned: Planned) -> Batch:
         """A planned batch, ready for the model."""
@@ -68,14 +72,24 @@ class Measured:
     def losses(self, sources: Sources) -> list[Reading]:
         """The mean of each loss, beside what guessing by the labels' own frequencies gets."""
         totals: dict[str, Tensor] = {}
-        labels: dict[str, list[Tensor]] = {}
+        counts: dict[str, Tensor] = {}
         mixture = self.mixture(sources)
         for step in range(_STEPS):
             batch = self.prepared(mixture[step])
             for name, loss in self.model.losses(batch).items():
                 totals[name] = totals.get(name, 0) + torch.stack([loss.total, loss.num_rows]).cpu()
-                labels.setdefault(name, []).append(_labels(name, batch).cpu().flatten())
-        return [Reading(f"{name} loss", float(t[0] / t[1]), _guess(name, labels[name])) for name, t in totals.items()]
+                counts[name] = counts.get(name, 0) + self._counts(_labels(name, batch).cpu())
+        readings = []
+        for name in totals:
+            total, num_rows = sum_over_ranks(totals[name])
+            guess = math.log(mixture.batch_size) if name == "contrastive" else _entropy(sum_over_ranks(counts[name]))
+            readings.append(Reading(f"{name} loss", float(total / num_rows.clamp(min=1)), guess))
+        return readings
+
+    def _counts(self, labels: Tensor) -> Tensor:
+        """How often each label occurs, of as many as any head tells apart."""
+        most = max(self.corpus.tokenizer.vocab_size, self.corpus.codebook.num_codes, 2)
+        return torch.bincount(labels[labels != IGNORE].flatten().long(), minlength=most)
 
     def retrieval(self, images: Sequence[Tensor | bytes], captions: Sequence[str]) -> tuple[list[Reading], list[int]]:
         """Recall both ways among pairs that all differ, and the caption found for each image."""
@@ -94,13 +108,9 @@ def _labels(name: str, batch: Batch) -> Tensor:
     if name in ("mmm_image", "mmm_text"):
         labels = batch.patch_labels if name == "mmm_image" else batch.token_labels
         return torch.where(batch.matched[:, None], labels, IGNORE)
-    return batch.matched if name == "itm" else batch.contrast.nonzero()
+    return batch.matched
 
 
-def _guess(name: str, labels: Sequence[Tensor]) -> float:
-    """The entropy of the labels: the loss of a model that knows their frequencies and nothing else."""
-    if name == "contrastive":
-        return math.log(_BATCH)
-    seen = torch.cat(list(labels)).long()
-    shares = torch.bincount(seen[seen != IGNORE]).double() / (seen != IGNORE).sum()
-    return float(torch.special.entr(shares).sum())
+def _entropy(counts: Tensor) -> float:
+    """Of the labels: the loss of a model that knows their frequencies and nothing else."""
+    return float(torch.special.entr(counts.double() / counts.sum().clamp(min=1)).sum())

@@ -1,5 +1,6 @@
 """What was learnt from two vendors' emoji, on the drawings of a third: google's and twitter's to microsoft's."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -8,16 +9,23 @@ from torch import Tensor
 
 from torchflava.data.shards import ShardPairs
 from torchflava.evaluation import Reading, class_embeddings, ranks_of_answers, recall
-from torchflava.transforms.image import decode_image
+from torchflava.transforms.image import CorruptSample, decode_image
+
+log = logging.getLogger(__name__)
 
 
-def untoned(folder: Path, vendor: str) -> tuple[list[str], list[bytes]]:
-    """Names and image files of a vendor's emoji without a skin tone, in the order of the shards."""
+def untoned(folder: Path, vendor: str) -> tuple[list[str], list[Tensor]]:
+    """Names and images of a vendor's emoji without a skin tone, in the order of the shards."""
     source = ShardPairs(sorted(folder.glob(f"{vendor}-*.tar")), vendor)
     taken = [i for i in range(len(source)) if not source.meta(i)["tones"]]
-    names = [str(source.meta(i)["name"]) for i in taken]
-    images = [source[i].image for i in taken]
-    return names, [image for image in images if isinstance(image, bytes)]
+    names, images = [], []
+    for i in taken:
+        try:
+            images.append(decode_image(source[i].image))
+            names.append(str(source.meta(i)["name"]))
+        except CorruptSample as error:
+            log.warning("%s, sample %d is left out: %s", vendor, i, error)
+    return names, images
 
 
 @torch.no_grad()
@@ -38,7 +46,7 @@ def measure_emoji(measured: Measured) -> tuple[list[Reading], list[Found]]:
     readings += _recall("google's to microsoft's image", google, unseen, google_owners, owners)
     found = (unseen @ texts.T).argmax(1)
     shown = [
-        Found(decode_image(images[i]), all_names[int(found[i])], int(found[i]) == int(owners[i]))
+        Found(images[i], all_names[int(found[i])], int(found[i]) == int(owners[i]))
         for i in range(0, len(images), max(1, len(images) // 16))
     ][:16]
     held_out = ShardPairs(sorted(folder.glob("microsoft-*.tar")), "microsoft")

@@ -25,6 +25,7 @@ from torchflava.data.scenes import (
     zero_shot_classes,
     zero_shot_prompts,
 )
+from torchflava.distributed import gather
 from torchflava.evaluation import Reading, class_embeddings, top_k_accuracy
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import normalise
@@ -42,9 +43,10 @@ def measure_scenes(measured: Measured) -> tuple[list[Reading], list[Found]]:
     scenes = [RetrievalScenes(side)[i] for i in range(256)]
     retrieved, found = measured.retrieval([s.image for s in scenes], [s.caption for s in scenes])
     readings = [*zero_shot(measured), *retrieved]
-    if measured.model.itm is not None:
+    paired = bool(measured.config.shares.pair)
+    if paired and measured.model.itm is not None:
         readings.append(Reading("matching AUROC", matching(measured, sources), 0.5))
-    if measured.model.mmm_text is not None:
+    if paired and measured.model.mmm_text is not None:
         readings += colour_words(measured, sources)
     readings.append(codes_used(measured, sources))
     shown = [Found(scenes[i].image, scenes[found[i]].caption, found[i] == i) for i in range(16)]
@@ -75,7 +77,8 @@ def matching(measured: Measured, sources: Sources) -> float:
             assert isinstance(batch, PairBatch)
             scores.append(measured.model.match_logits(batch).float().softmax(1)[:, 1].cpu())
             matched.append(batch.matched.cpu())
-    return float(binary_auroc(torch.cat(scores), torch.cat(matched).long()))
+    both = gather(torch.stack([torch.cat(scores), torch.cat(matched).float()], dim=1), "none")
+    return float(binary_auroc(both[:, 0], both[:, 1].long()))
 
 
 def colour_words(measured: Measured, sources: Sources) -> list[Reading]:
@@ -89,6 +92,8 @@ def colour_words(measured: Measured, sources: Sources) -> list[Reading]:
             pixels = batch.pixels if own else batch.pixels.roll(1, 0)
             guesses = measured.model.word_logits(batch._replace(pixels=pixels)).argmax(-1)
             right[own].append((guesses == batch.token_labels)[asked].float().cpu())
+    if not any(bool((batch.token_labels != IGNORE).any()) for batch in batches):
+        return []  # a vocabulary without colours, or texts too short to reach one
     labels = torch.cat([batch.token_labels[batch.token_labels != IGNORE].cpu() for batch in batches])
     most = float(torch.bincount(labels).max() / len(labels))
     names = {True: "masked colour, own image", False: "masked colour, other image"}

@@ -1,5 +1,6 @@
 """Settings of a pretraining run, and the runs that have a name: functions that return a `Config`."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -131,11 +132,31 @@ def parse(words: Sequence[str]) -> Config:
     return config
 
 
+_RANGES = (
+    ("mask_rate", 0, 1),
+    ("patch_mask_rate", 0, 1),
+    ("mismatch_rate", 0, 1),
+    ("max_length", 3, 513),
+    ("num_codes", 2, 65537),
+    ("save_every", 1, math.inf),
+    ("lr", 1e-12, math.inf),
+    ("clip", 1e-12, math.inf),
+    ("weight_decay", 0, math.inf),
+)
+"""Setting, least, and what it must stay below."""
+
+
 def _complaints(config: Config) -> Iterator[str]:
     """What cannot be, among the settings that are known to be so before anything is loaded."""
     for name in ("image_size", "patch_size", "code_size", "num_codes", "steps", "batch_size", "threads", "log_every"):
         if getattr(config, name) < 1:
             yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
+    for name, least, below in _RANGES:
+        value = getattr(config, name)
+        if not least <= value < below:
+            yield f"--{name.replace('_', '-')} {value} must be at least {least} and below {below}"
+    if not all(0 <= weight < math.inf for weight in asdict(config.weights).values()):
+        yield f"the weights {asdict(config.weights)} must be numbers of 0 or more"
     if config.image_size % config.patch_size:
         yield f"--image-size {config.image_size} is no multiple of --patch-size {config.patch_size}"
     if config.code_size % (config.image_size // config.patch_size):

@@ -29,7 +29,7 @@ class Started(NamedTuple):
 def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
     folder = Path(run.agree(config.resume or _new_folder(config)))
-    corpus = open_corpus(config, folder)
+    corpus = open_corpus(config)
     model = build(config, corpus.tokenizer.vocab_size, corpus.codebook.num_codes).to(run.device)
     whole = [] if model.contrastive is None else [model.contrastive]
     shard(model, run.mesh, precision=config.precision, verbs=VERBS, whole=whole)

@@ -100,11 +100,10 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: 
     folder = tmp_path / "resumed"
     shutil.copytree(tiny_run[0], folder)
     shutil.rmtree(folder / "step-00000005")
-    (folder / "log.jsonl").unlink()
     done = run(["--preset", "tiny", "--resume", str(folder)], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "going on at step 3" in done.stdout
-    assert losses(folder) == losses(tiny_run[0])[3:]
+    assert losses(folder) == losses(tiny_run[0])
     other = run(["--preset", "tiny", "--resume", str(folder), "--lr", "0.1"], tmp_path)
     assert other.returncode != 0
     assert "lr was 0.0015, is 0.1" in other.stderr
@@ -124,6 +123,9 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: 
         (["--weights.mim", "0"], "--shares.image is 0.15, but mim have weight 0"),
         (["--shares.pair", "0.5"], "must be 0 or more and add up to 1"),
         (["--batch-size", "0"], "--batch-size 0 must be 1 or more"),
+        (["--weights.mim", "nan"], "must be numbers of 0 or more"),
+        (["--save-every", "0"], "--save-every 0 must be at least 1"),
+        (["--mask-rate", "1.5"], "--mask-rate 1.5 must be at least 0 and below 1"),
         (["--image-size", "50"], "--image-size 50 is no multiple of --patch-size 8"),
         (["--warmup-steps", "900"], "--warmup-steps 900 must be below --steps 600"),
     ],
@@ -176,25 +178,26 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path) -> None:
     for one, two in zip(losses(only_folder(whole)), losses(only_folder(halves)), strict=True):
         assert one.keys() == two.keys()
         for name in one:
-            if not name.startswith("measured"):
+            if not name.startswith("measured") or name.endswith(" loss"):
                 assert one[name] == pytest.approx(two[name], rel=2e-4), name
 
 
 @pytest.mark.slow
 def test_emoji_trains_and_is_measured_on_the_unseen_vendor(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    emoji_shards(data)
+    emoji_shards(data, corrupt=3)
     words = ["--preset", "emoji", "--data", str(data), "--model", "tiny", "--image-size", "32", "--code-size", "32"]
     small = ["--num-codes", "16", "--vocab-size", "200", "--batch-size", "8", "--steps", "6", "--warmup-steps", "1"]
     done = run([*words, *small], tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     readings = json.loads((only_folder(tmp_path / "runs") / "result.json").read_text())["readings"]
-    assert readings["microsoft's image to name R@1"]["chance"] == pytest.approx(1 / 12)
-    assert readings["google's to microsoft's image R@5"]["chance"] == pytest.approx(5 / 12)
+    # Emoji 3 cannot be decoded; it stops neither the training nor the measuring.
+    assert readings["microsoft's image to name R@1"]["chance"] == pytest.approx(1 / 11)
+    assert readings["google's to microsoft's image R@5"]["chance"] == pytest.approx(5 / 11)
     assert 0 <= readings["google's to microsoft's image R@1"]["value"] <= 1
 
 
-def emoji_shards(folder: Path) -> None:
+def emoji_shards(folder: Path, corrupt: int) -> None:
     """Twelve emoji of three vendors in the layout that recipes/data/emoji.py writes."""
     rng = np.random.default_rng(0)
     folder.mkdir()
@@ -206,7 +209,7 @@ def emoji_shards(folder: Path) -> None:
                 Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(picture, "PNG")
                 meta = {"name": f"thing {i}", "keywords": [f"word{i}"], "tones": [], "vendor": vendor}
                 files = {
-                    "png": picture.getvalue(),
+                    "png": picture.getvalue()[: 60 if i == corrupt else None],
                     "txt": f"thing {i}; word{i}".encode(),
                     "json": json.dumps(meta).encode(),
                 }

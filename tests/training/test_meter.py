@@ -41,3 +41,23 @@ def test_a_rank_that_does_not_write_writes_nothing(tmp_path: Path, capsys: pytes
     run(None)
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_no_number_stops_the_run_by_name(tmp_path: Path) -> None:
+    meter = Meter(tmp_path, 5, 1)
+    meter.add("pair", {"itm": torch.tensor(float("nan"))}, samples=8, waited=0.0, lr=0.1, norm=torch.tensor(1.0))
+    with pytest.raises(FloatingPointError, match="by step 1, pair/itm is no finite number"):
+        meter.step(1)
+    meter.close()
+
+
+def test_a_log_gone_on_with_has_each_step_once(tmp_path: Path) -> None:
+    run(tmp_path)
+    meter = Meter(tmp_path, 5, 1, start=2)
+    for step in (2, 3, 4):
+        losses = {"mim": torch.tensor(float(step))}
+        meter.add("image", losses, samples=8, waited=0.0, lr=0.1, norm=torch.tensor(1.0))
+        meter.step(step + 1)
+    meter.close()
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [2, 3, 4, 5]

@@ -4,6 +4,7 @@ Values stay on the device until they are written: reading one earlier would wait
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -44,7 +45,8 @@ class Meter:
         self._spoke = 0.0
         self._began = self._since
         if folder is not None:
-            self._events = SummaryWriter(str(folder))
+            self._events = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+            _forget_after(folder / "log.jsonl", start)
             self._log = (folder / "log.jsonl").open("a")
             # `torchx run` on a terminal shows the job's output as it comes, and says so in this variable.
             live = sys.stderr.isatty() or os.environ.get("TTY_COMPATIBLE") == "1"
@@ -71,6 +73,12 @@ class Meter:
         record = _means(self._values) | {"step/lr": self._lr}
         record["step/samples_per_s"] = self._samples / seconds
         record["step/data_wait"] = self._waited / seconds
+        wrong = [name for name, value in record.items() if not math.isfinite(value)]
+        if wrong:
+            raise FloatingPointError(
+                f"by step {step}, {', '.join(wrong)} is no finite number; go on from the last checkpoint with a lower "
+                "learning rate, or look at the data of these steps"
+            )
         self._values.clear()
         self._samples, self._waited, self._since = 0, 0.0, time.perf_counter()
         self.write(step, record)
@@ -107,6 +115,14 @@ class Meter:
             self._bar.close()
             self._events.close()
             self._log.close()
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop what a run wrote past the checkpoint that it goes on from, for those steps come again."""
+    if log.is_file():
+        lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["step"] <= step and '"measured/' not in line]
+        log.write_text("".join(f"{line}\n" for line in kept))
 
 
 def _means(values: Mapping[str, list[Tensor]]) -> dict[str, float]:
