@@ -81,3 +81,16 @@ def test_a_save_that_dies_leaves_the_last_good_one(tmp_path: Path, monkeypatch: 
     assert last_checkpoint(tmp_path) == good
     monkeypatch.undo()
     assert save_checkpoint(tmp_path, 2, model, optimizer=optimizer, config={}) == last_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("kept", [0, 7, -1])
+def test_a_damaged_checkpoint_is_named_with_the_way_on(name: str, kept: int, tmp_path: Path) -> None:
+    model, optimizer = made(0)
+    steps(model, optimizer, 1)
+    path = save_checkpoint(tmp_path, 1, model, optimizer=optimizer, config={})
+    (path / name).write_bytes((path / name).read_bytes()[:kept])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"step-00000001 is damaged .* delete it to go on"):
+        load_checkpoint(path, model, optimizer=optimizer, config={})
+    assert all(before[key].equal(value) for key, value in model.state_dict().items())

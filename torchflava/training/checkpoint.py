@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -79,22 +80,26 @@ def load_checkpoint(path: Path, model: nn.Module, *, optimizer: torch.optim.Opti
     """Read a checkpoint into a model and an optimizer on any number of ranks; returns the number of steps done.
 
     Raises:
-        ValueError: if the checkpoint is of another format or its config differs in what shapes the run.
+        ValueError: if the checkpoint is damaged, of another format, or its config differs in what shapes the run.
     """
-    state = json.loads((path / "state.json").read_text())
+    try:
+        state = json.loads((path / "state.json").read_text())
+        weights: dict[str, Any] = load_file(path / "model.safetensors")
+        flat = load_file(path / "optimizer.safetensors")
+    except (ValueError, SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to go on from the checkpoint before it") from error
     if state["format"] != FORMAT:
         raise ValueError(
             f"{path} has format {state['format']}, this version reads {FORMAT}; use the version that wrote it"
         )
-    differing = {key: (value, config[key]) for key, value in state["config"].items() if config.get(key) != value}
+    differing = {key: (value, config.get(key)) for key, value in state["config"].items() if config.get(key) != value}
     if differing:
         told = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
         raise ValueError(f"{path} belongs to another run: {told}; resume with the same settings or start a new folder")
     options = StateDictOptions(full_state_dict=True)
-    weights: dict[str, Any] = load_file(path / "model.safetensors")
     set_model_state_dict(model, weights, options=options)
     moments: dict[str, Any] = {}
-    for key, tensor in load_file(path / "optimizer.safetensors").items():
+    for key, tensor in flat.items():
         name, _, part = key.rpartition("/")
         moments.setdefault(name, {})[part] = tensor
     saved = {"state": moments, "param_groups": state["param_groups"]}
