@@ -10,14 +10,15 @@ import torch
 from numpy.random import Generator
 from presets import Config
 
-from torchflava.codebooks.patches import PatchCodebook, fit_patches
+from torchflava.codebooks import PatchCodebook, fit_patches
 from torchflava.data.mixture import Kind
 from torchflava.data.order import keyed_rng, permute
 from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, Views
 from torchflava.data.scenes import SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs, TextLines
+from torchflava.transforms.augment import Augment
 from torchflava.transforms.collate import Collate
-from torchflava.transforms.image import CorruptSample, TrainViews, decode_image
+from torchflava.transforms.image import CorruptSample, TrainViews, decoded
 from torchflava.transforms.masking import block_mask, mask_whole_words
 from torchflava.transforms.wordpiece import WordPiece
 
@@ -57,8 +58,6 @@ def scenes(config: Config) -> Sources:
 def emoji(config: Config) -> Sources:
     """What recipes/data/emoji.py wrote: two vendors' emoji with names and keywords, their images, and a text file."""
     folder = Path(config.data)
-    from torchflava.transforms.augment import Augment
-
     shards = sorted(folder.glob("google-*.tar")) + sorted(folder.glob("twitter-*.tar"))
     return Sources(
         ShardPairs(shards, "emoji"),
@@ -74,22 +73,15 @@ def open_corpus(config: Config) -> Corpus:
     Raises:
         FileNotFoundError: if it goes on and they are gone: others would give other ids and codes.
     """
-    folder = Path(config.resume)
     sources = {"scenes": scenes, "emoji": emoji}[config.corpus](config)
     if config.resume:
-        tokenizer = WordPiece.from_file(folder / "vocab.txt")
-    else:
-        tokenizer = WordPiece.train(_captions(sources), config.vocab_size)
-    if config.resume:
-        codebook = PatchCodebook.from_file(folder / "codebook.safetensors")
-    else:
-        grid = config.image_size // config.patch_size
-        codebook = fit_patches(
-            _views(sources, config.seed),
-            num_codes=config.num_codes,
-            patch_size=config.code_size // grid,
-            seed=config.seed,
-        )
+        kept = Path(config.resume)
+        tokenizer = WordPiece.from_file(kept / "vocab.txt")
+        return Corpus(sources, tokenizer, PatchCodebook.from_file(kept / "codebook.safetensors"))
+    tokenizer = WordPiece.train(_captions(sources), config.vocab_size)
+    patch_size = config.code_size // (config.image_size // config.patch_size)
+    views = _views(sources, config.seed)
+    codebook = fit_patches(views, num_codes=config.num_codes, patch_size=patch_size, seed=config.seed)
     return Corpus(sources, tokenizer, codebook)
 
 
@@ -151,7 +143,5 @@ def _views(sources: Sources, seed: int) -> torch.Tensor:
     views = []
     for i in taken:
         with suppress(CorruptSample):
-            image = sources.images[i].image
-            image = decode_image(image) if isinstance(image, bytes) else image
-            views.append(sources.views(image, keyed_rng(seed, "codebook", i))[1])
+            views.append(sources.views(decoded(sources.images[i].image), keyed_rng(seed, "codebook", i))[1])
     return torch.stack(views)

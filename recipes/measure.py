@@ -14,14 +14,15 @@ from corpora import Corpus, Sources, kinds
 from presets import Config
 from torch import Tensor
 
-from torchflava.batch import IGNORE, Batch, ImageBatch, TextBatch
-from torchflava.data.mixture import Mixture, Planned
+from torchflava.batch import IGNORE, Batch, ImageBatch, RawBatch, TextBatch
+from torchflava.data.mixture import Mixture
 from torchflava.data.prepare import prepare
 from torchflava.distributed import sum_over_ranks
 from torchflava.evaluation import Reading, ranks_of_answers, recall
 from torchflava.models import FlavaForPreTraining
 from torchflava.training import Run
-from torchflava.transforms.image import EvalView, decode_image, normalise
+from torchflava.transforms.collate import Collate
+from torchflava.transforms.image import EvalView, decoded, normalise
 
 _BATCH = 64
 _STEPS = 40  # of held-out losses: two blocks of the paper's shares
@@ -46,16 +47,17 @@ class Measured:
 
     def embed_images(self, images: Sequence[Tensor | bytes]) -> Tensor:
         """Q images -> (Q, E)."""
-        views = torch.stack([self.view(decode_image(i) if isinstance(i, bytes) else i) for i in images])
+        views = torch.stack([self.view(decoded(image)) for image in images])
         parts = (normalise(part.to(self.run.device)) for part in views.split(_BATCH))
         return torch.cat([self.model.embed_image(part) for part in parts]).cpu()
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """P texts -> (P, E)."""
-        ids = [torch.tensor(self.corpus.tokenizer.encode(text, self.config.max_length).ids) for text in texts]
-        parts = [ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH)]
-        padded = [torch.nn.utils.rnn.pad_sequence(part, batch_first=True) for part in parts]
-        return torch.cat([self.model.embed_text(part.to(self.run.device)) for part in padded]).cpu()
+        tokenizer, device = self.corpus.tokenizer, self.run.device
+        ids = [tokenizer.encode(text, self.config.max_length).ids for text in texts]
+        pad = Collate(tokenizer.vocab_size, 0, pad_id=tokenizer.pad_id).pad
+        padded = [pad(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)]
+        return torch.cat([self.model.embed_text(part.to(device), keep.to(device)) for part, keep in padded]).cpu()
 
     def mixture(self, sources: Sources, mismatch_rate: float | None = None) -> Mixture:
         """Batches of other sources, made as in training."""
@@ -65,9 +67,9 @@ class Measured:
         batch_size = max(1, _BATCH // ranks) * ranks
         return Mixture(kinds(corpus, replace(self.config, mismatch_rate=rate)), batch_size, self.config.seed)
 
-    def prepared(self, planned: Planned) -> Batch:
-        """A planned batch, ready for the model."""
-        return prepare(planned.batch, self.run.device, normalise, self.corpus.codebook.encode)
+    def prepared(self, raw: RawBatch) -> Batch:
+        """A raw batch, ready for the model."""
+        return prepare(raw, self.run.device, normalise, self.corpus.codebook.encode)
 
     def losses(self, sources: Sources) -> list[Reading]:
         """The mean of each loss, beside what guessing by the labels' own frequencies gets."""
@@ -75,7 +77,7 @@ class Measured:
         counts: dict[str, Tensor] = {}
         mixture = self.mixture(sources)
         for step in range(_STEPS):
-            batch = self.prepared(mixture[step])
+            batch = self.prepared(mixture[step].batch)
             for name, loss in self.model.losses(batch).items():
                 totals[name] = totals.get(name, 0) + torch.stack([loss.total, loss.num_rows]).cpu()
                 counts[name] = counts.get(name, 0) + self._counts(_labels(name, batch).cpu())

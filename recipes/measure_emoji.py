@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchflava.data.shards import ShardPairs
 from torchflava.evaluation import Reading, class_embeddings, ranks_of_answers, recall
-from torchflava.transforms.image import CorruptSample, decode_image
+from torchflava.transforms.image import CorruptSample, decoded
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +17,14 @@ log = logging.getLogger(__name__)
 def untoned(folder: Path, vendor: str) -> tuple[list[str], list[Tensor]]:
     """Names and images of a vendor's emoji without a skin tone, in the order of the shards."""
     source = ShardPairs(sorted(folder.glob(f"{vendor}-*.tar")), vendor)
-    taken = [i for i in range(len(source)) if not source.meta(i)["tones"]]
     names, images = [], []
-    for i in taken:
+    for i in range(len(source)):
+        meta = source.meta(i)
+        if meta["tones"]:
+            continue
         try:
-            images.append(decode_image(source[i].image))
-            names.append(str(source.meta(i)["name"]))
+            images.append(decoded(source[i].image))
+            names.append(str(meta["name"]))
         except CorruptSample as error:
             log.warning("%s, sample %d is left out: %s", vendor, i, error)
     return names, images

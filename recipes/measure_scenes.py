@@ -10,10 +10,9 @@ from numpy.random import Generator
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from torchflava.batch import IGNORE, PairBatch, RawPairBatch
-from torchflava.codebooks.codebook import code_usage
+from torchflava.batch import IGNORE, PairBatch
+from torchflava.codebooks import code_usage
 from torchflava.data.order import keyed_rng
-from torchflava.data.prepare import prepare
 from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens
 from torchflava.data.scene_grammar import COLOUR_WORDS
 from torchflava.data.scenes import (
@@ -28,7 +27,6 @@ from torchflava.data.scenes import (
 from torchflava.distributed import gather
 from torchflava.evaluation import Reading, class_embeddings, top_k_accuracy
 from torchflava.transforms.collate import Collate
-from torchflava.transforms.image import normalise
 
 _STEPS = 8  # batches of pairs for matching and for colour words
 
@@ -73,7 +71,7 @@ def matching(measured: Measured, sources: Sources) -> float:
     for step in range(3 * _STEPS):
         planned = mixture[step]
         if planned.kind == "pair":
-            batch = measured.prepared(planned)
+            batch = measured.prepared(planned.batch)
             assert isinstance(batch, PairBatch)
             scores.append(measured.model.match_logits(batch).float().softmax(1)[:, 1].cpu())
             matched.append(batch.matched.cpu())
@@ -84,6 +82,8 @@ def matching(measured: Measured, sources: Sources) -> float:
 def colour_words(measured: Measured, sources: Sources) -> list[Reading]:
     """The share of masked colour words that are found with the image, and with another's image in its place."""
     batches = [_with_colours_masked(measured, sources, step) for step in range(_STEPS)]
+    if not any(bool((batch.token_labels != IGNORE).any()) for batch in batches):
+        return []  # a vocabulary without colours, or texts too short to reach one
     right: dict[bool, list[Tensor]] = {True: [], False: []}
     for batch in batches:
         asked = batch.token_labels != IGNORE
@@ -92,8 +92,6 @@ def colour_words(measured: Measured, sources: Sources) -> list[Reading]:
             pixels = batch.pixels if own else batch.pixels.roll(1, 0)
             guesses = measured.model.word_logits(batch._replace(pixels=pixels)).argmax(-1)
             right[own].append((guesses == batch.token_labels)[asked].float().cpu())
-    if not any(bool((batch.token_labels != IGNORE).any()) for batch in batches):
-        return []  # a vocabulary without colours, or texts too short to reach one
     labels = torch.cat([batch.token_labels[batch.token_labels != IGNORE].cpu() for batch in batches])
     most = float(torch.bincount(labels).max() / len(labels))
     names = {True: "masked colour, own image", False: "masked colour, other image"}
@@ -108,15 +106,14 @@ def _with_colours_masked(measured: Measured, sources: Sources, step: int) -> Pai
     texts = TextRows(tokenizer, partial(_mask_all, colours, tokenizer.mask_id), config.max_length)
     rows = PairRows(images, texts, 0.0)
     made = [rows(sources.pairs, step * 64 + i, keyed_rng("colours", step, i)) for i in range(64)]
-    raw: RawPairBatch = Collate(tokenizer.vocab_size, 1).pairs(made)
-    batch = prepare(raw, measured.run.device, normalise, measured.corpus.codebook.encode)
+    batch = measured.prepared(Collate(tokenizer.vocab_size, 1).pairs(made))
     assert isinstance(batch, PairBatch)
     return batch
 
 
 def _mask_all(chosen: set[int], mask_id: int, tokens: Tokens, rng: Generator) -> tuple[list[int], list[int]]:
     positions = [at for at, token in enumerate(tokens.ids) if token in chosen]
-    return [mask_id if at in set(positions) else token for at, token in enumerate(tokens.ids)], positions
+    return [mask_id if token in chosen else token for token in tokens.ids], positions
 
 
 def codes_used(measured: Measured, sources: Sources) -> Reading:

@@ -148,7 +148,7 @@ _RANGES = (
 
 def _complaints(config: Config) -> Iterator[str]:
     """What cannot be, among the settings that are known to be so before anything is loaded."""
-    for name in ("image_size", "patch_size", "code_size", "num_codes", "steps", "batch_size", "threads", "log_every"):
+    for name in ("image_size", "patch_size", "code_size", "steps", "batch_size", "threads", "log_every"):
         if getattr(config, name) < 1:
             yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
     for name, least, below in _RANGES:
@@ -167,7 +167,7 @@ def _complaints(config: Config) -> Iterator[str]:
         yield "every loss has weight 0; there is nothing to train"
     if config.corpus == "emoji" and not Path(config.data).is_dir():
         yield f"{config.data} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
-    if config.resume and not list(Path(config.resume).glob("step-*")):
+    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     yield from _complaints_of_kinds(config)
 

@@ -38,10 +38,7 @@ def start(config: Config, run: Run) -> Started:
     done = 0
     if config.resume:
         found = last_checkpoint(folder)
-        if found is None:
-            raise SystemExit(
-                f"{folder} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
-            )
+        assert found is not None, "presets.parse lets no folder without a checkpoint through"
         done = load_checkpoint(found, model, optimizer=optimizer, config=shaping(config))
     elif run.leads:
         _open_folder(folder, config, corpus)

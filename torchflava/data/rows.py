@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchflava.data.samples import ImageSample, PairSource, Source, TextSample
 from torchflava.transforms.collate import ImageRow, PairRow, TextRow
-from torchflava.transforms.image import decode_image
+from torchflava.transforms.image import decoded
 
 Rng = np.random.Generator
 Views = Callable[[Tensor, Rng], tuple[Tensor, Tensor]]
@@ -55,7 +55,7 @@ class ImageRows:
 
     def of(self, image: Tensor | bytes, rng: Rng) -> ImageRow:
         """The row of an image."""
-        pixels, target = self.views(decode_image(image) if isinstance(image, bytes) else image, rng)
+        pixels, target = self.views(decoded(image), rng)
         return ImageRow(pixels, target, self.mask(rng))
 
 

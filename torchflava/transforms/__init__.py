@@ -5,7 +5,7 @@ The modules with torchtext's names stand in `transforms.text`.
 
 from torchflava.transforms.augment import Augment
 from torchflava.transforms.collate import Collate, ImageRow, PairRow, TextRow
-from torchflava.transforms.image import CorruptSample, EvalView, TrainViews, decode_image, normalise
+from torchflava.transforms.image import CorruptSample, EvalView, TrainViews, decode_image, decoded, normalise
 from torchflava.transforms.masking import block_mask, mask_tokens, mask_whole_words
 from torchflava.transforms.wordpiece import TokenizedText, WordPiece
 
@@ -22,6 +22,7 @@ __all__ = [
     "WordPiece",
     "block_mask",
     "decode_image",
+    "decoded",
     "mask_tokens",
     "mask_whole_words",
     "normalise",

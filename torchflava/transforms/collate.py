@@ -103,7 +103,7 @@ class Collate:
                     f"{len(row.masked_ids)} tokens; give each position within the text one label"
                 )
         masked_ids, keep = self.pad([row.masked_ids for row in rows])
-        most = -(-max(1, *(len(row.positions) for row in rows), 1) // TEXT_BUCKET) * TEXT_BUCKET
+        most = -(-max(1, *(len(row.positions) for row in rows)) // TEXT_BUCKET) * TEXT_BUCKET
         return RawTextBatch(
             masked_ids=masked_ids,
             keep=keep,

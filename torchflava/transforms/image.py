@@ -85,6 +85,15 @@ def _from_pillow(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
+def decoded(image: Tensor | bytes) -> Tensor:
+    """What a sample holds, (3, H, W) uint8 or the bytes of an image file -> (3, H, W) uint8.
+
+    Raises:
+        CorruptSample: for bytes that cannot be decoded.
+    """
+    return decode_image(image) if isinstance(image, bytes) else image
+
+
 def normalise(pixels: Tensor) -> Tensor:
     """(..., 3, H, W) uint8 -> float32 of the same shape: in units of `STD` from `MEAN`.
 
