@@ -16,13 +16,15 @@ from torchflava.data.order import keyed_rng, permute
 from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, Views
 from torchflava.data.scenes import SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs, TextLines
-from torchflava.transforms.augment import Augment
+from torchflava.transforms.augment import Augment, OnWhite, Relight
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import CorruptSample, TrainViews, decoded
 from torchflava.transforms.masking import block_mask, mask_whole_words
+from torchflava.transforms.warp import Warp
 from torchflava.transforms.wordpiece import WordPiece
 
 _FITTED = 512  # images that the codebook is fitted to
+_WHOLE = (1.0, 1.0)  # no cropping: the range of a crop's share, and of its width / height
 _READ = 6_000  # captions and texts that the vocabulary is learnt from, of each source at most
 
 
@@ -51,19 +53,20 @@ def scenes(config: Config) -> Sources:
         ScenePairs("train", side),
         SceneImages("train", side),
         SceneTexts("train"),
-        TrainViews(side, config.code_size, scale=(0.9, 1.0)),
+        TrainViews(side, config.code_size, scale=_WHOLE, ratio=_WHOLE),
     )
 
 
 def emoji(config: Config) -> Sources:
     """What recipes/data/emoji.py wrote: two vendors' emoji with names and keywords, their images, and a text file."""
-    folder = Path(config.data)
+    folder, side = Path(config.data), config.image_size
+    colours = Augment(contrast=0.4, saturation=0.5, hue=0.1, mix=0.15, blur=0.3, tint=0.0)
     shards = sorted(folder.glob("google-*.tar")) + sorted(folder.glob("twitter-*.tar"))
     return Sources(
         ShardPairs(shards, "emoji"),
         ShardImages(shards, "emoji images"),
         TextLines(folder / "texts.txt"),
-        TrainViews(config.image_size, config.code_size, scale=(0.6, 1.0), augment=Augment()),
+        TrainViews(side, config.code_size, scale=_WHOLE, ratio=_WHOLE, warp=Warp(), augment=OnWhite(colours, Relight())),
     )
 
 

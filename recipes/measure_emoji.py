@@ -8,7 +8,7 @@ from measure import Found, Measured
 from torch import Tensor
 
 from torchflava.data.shards import ShardPairs
-from torchflava.evaluation import Reading, class_embeddings, ranks_of_answers, recall
+from torchflava.evaluation import Reading, class_embeddings, fit_whitening, ranks_of_answers, recall
 from torchflava.transforms.image import CorruptSample, decoded
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,15 @@ def untoned(folder: Path, vendor: str) -> tuple[list[str], list[Tensor]]:
 
 @torch.no_grad()
 def measure_emoji(measured: Measured) -> tuple[list[Reading], list[Found]]:
-    """Top 1 and top 5 of each emoji of the unseen style: by name, and by another vendor's drawing of the same name."""
+    """Top 1 and top 5 of each emoji of the unseen style: by name, and by another vendor's drawing of the same name.
+
+    The latter also after a whitening that is fitted to what was trained on.
+    """
     folder = Path(measured.config.data)
     names, images = untoned(folder, "microsoft")
     seen_names, seen_images = untoned(folder, "google")
-    all_names = sorted({*names, *seen_names, *untoned(folder, "twitter")[0]})
+    twitter_names, twitter_images = untoned(folder, "twitter")
+    all_names = sorted({*names, *seen_names, *twitter_names})
     number = {name: i for i, name in enumerate(all_names)}
     owners = torch.tensor([number[name] for name in names])
     unseen = measured.embed_images(images)
@@ -46,6 +50,9 @@ def measure_emoji(measured: Measured) -> tuple[list[Reading], list[Found]]:
     google = measured.embed_images([seen_images[i] for i in shared])
     google_owners = torch.tensor([number[seen_names[i]] for i in shared])
     readings += _recall("google's to microsoft's image", google, unseen, google_owners, owners)
+    whiten = fit_whitening(torch.cat([google, measured.embed_images(twitter_images)]))
+    whitened = whiten(google), whiten(unseen)
+    readings += _recall("google's to microsoft's, whitened", *whitened, google_owners, owners)
     found = (unseen @ texts.T).argmax(1)
     shown = [
         Found(images[i], all_names[int(found[i])], int(found[i]) == int(owners[i]))

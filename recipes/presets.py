@@ -43,7 +43,7 @@ class Config:
     """A size: tiny, mini, small, medium, base, 900m, 1.8b, 2.7b, 4.8b or 10b."""
     image_size: int = 48
     """Side of the encoder's images, in pixels."""
-    patch_size: int = 8
+    patch_size: int = 12
     """Side of a patch, in pixels."""
     vocab_size: int = 512
     """Of the WordPiece vocabulary that is trained on the captions."""
@@ -54,7 +54,7 @@ class Config:
     code_size: int = 48
     """Side of the codebook's images, in pixels."""
 
-    steps: int = 600
+    steps: int = 900
     batch_size: int = 64
     """Samples in a step, over all ranks."""
     lr: float = 1.5e-3
@@ -110,8 +110,8 @@ def tiny() -> Config:
 def emoji() -> Config:
     """Emoji of two vendors, evaluated on a third's; 90 minutes on two CPU cores. See docs/emoji.md."""
     return Config(
-        preset="emoji", corpus="emoji", model="mini", vocab_size=3000, num_codes=256, mismatch_rate=0.1,
-        steps=9000, batch_size=128, lr=1e-3, warmup_steps=300, log_every=25, save_every=1000,
+        preset="emoji", corpus="emoji", model="small", vocab_size=3000, num_codes=256, mismatch_rate=0.1,
+        steps=9000, batch_size=128, lr=1e-3, warmup_steps=300, precision="bf16", log_every=25, save_every=1000,
     )  # fmt: skip
 
 

@@ -54,10 +54,11 @@ def main(words: list[str]) -> None:
     from torchflava.data.mixture import Mixture
     from torchflava.data.prepare import prepare
     from torchflava.losses import mean_losses, weighted_sum
-    from torchflava.training import Meter, clip_gradients, save_checkpoint, session, set_learning_rate, warmup_cosine
+    from torchflava.training import Meter, attention_kernels, clip_gradients, save_checkpoint
+    from torchflava.training import session, set_learning_rate, warmup_cosine
     from torchflava.transforms.image import normalise
 
-    with session(config.seed, config.device) as run:
+    with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision):
         folder, corpus, model, optimizer, done = start(config, run)
         mixture = Mixture(kinds(corpus, config), config.batch_size, config.seed)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)

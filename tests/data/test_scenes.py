@@ -81,7 +81,7 @@ def test_captions_are_true():
         assert (words.count("medium"), *map(words.count, ("small", "large"))) <= tuple(
             sum(thing.size == size for thing in scene.things) for size in ("medium", "small", "large")
         )
-        for tone, said in (("light", {"light", "bright", "pale"}), ("dark", {"dark", "black"})):
+        for tone, said in (("white", {"white", "bright"}), ("grey", {"grey", "dull"})):
             assert not said & set(words) or scene.ground.tone == tone
         assert "fading" not in words or scene.ground.pattern == "fading"
         assert not {"speckled", "grainy"} & set(words) or scene.ground.pattern == "speckled"
@@ -156,7 +156,7 @@ def test_shapes_and_counts_are_varied():
     assert counts == pytest.approx([0.35, 0.45, 0.20], abs=0.04)
     assert len({pairs.caption(index) for index in range(1500)}) > 1350
     assert {(s.ground.tone, s.ground.pattern) for s in scenes} == {
-        (tone, pattern) for tone in ("light", "dark") for pattern in ("plain", "fading", "speckled")
+        (tone, pattern) for tone in ("white", "grey") for pattern in ("plain", "fading", "speckled")
     }
 
 
@@ -200,7 +200,7 @@ def pillow_shape(shape: str, side: int, radius: float) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_are_drawn_as_pillow_draws_them(shape):
-    scene = Scene((Thing("blue", shape, "large", 0.5, 0.5, 0.35, 0.0),), (), Ground("light", "plain"))
+    scene = Scene((Thing("blue", shape, "large", 0.5, 0.5, 0.35, 0.0),), (), Ground("white", "plain"))
     pixels = draw(scene, 160, np.random.default_rng(0)).astype(int)
     drawn = pixels[0] < 130  # blue has little red, the ground has much
     expected = pillow_shape(shape, 160, 0.35)
@@ -209,7 +209,7 @@ def test_shapes_are_drawn_as_pillow_draws_them(shape):
 
 def test_a_turned_thing_is_turned_clockwise():
     arrow = Thing("blue", "triangle", "large", 0.5, 0.5, 0.4, math.pi / 2)
-    pixels = draw(Scene((arrow,), (), Ground("light", "plain")), 64, np.random.default_rng(0))
+    pixels = draw(Scene((arrow,), (), Ground("white", "plain")), 64, np.random.default_rng(0))
     columns = (pixels[0] < 130).sum(0)
     tip, base = columns[34:].nonzero()[0].max() + 34, columns.nonzero()[0].min()
     assert columns[tip - 2] < columns[base + 3]  # it points to the right now

@@ -127,7 +127,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: 
         (["--save-every", "0"], "--save-every 0 must be at least 1"),
         (["--mask-rate", "1.5"], "--mask-rate 1.5 must be at least 0 and below 1"),
         (["--image-size", "50"], "--image-size 50 is no multiple of --patch-size 8"),
-        (["--warmup-steps", "900"], "--warmup-steps 900 must be below --steps 600"),
+        (["--warmup-steps", "900"], "--warmup-steps 900 must be below --steps 900"),
     ],
 )
 def test_a_wrong_setting_ends_with_a_word_about_it(words: list[str], said: str, tmp_path: Path) -> None:
@@ -148,19 +148,20 @@ class TestComponent(ComponentTestCase):  # type: ignore[misc]
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_main_job_learns(tmp_path: Path) -> None:
-    """The README's command. Margins below what it reaches (.5 and .9); chance is .06 and .02."""
+    """The README's command, with margins below what it reaches. Who knows colours alone gets .5 and .125 of the zero-shot."""
     done = run([], tmp_path, TORCHX, timeout=1400)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_folder(tmp_path)
     readings: dict[str, Any] = json.loads((folder / "result.json").read_text())["readings"]
     reached = {name: r["value"] for name, r in readings.items()}
-    assert reached["zero-shot, 16 unseen"] > 0.3
-    assert reached["zero-shot, all 64"] > 3 / 64
-    assert reached["image to text R@1"] > 0.15
-    assert reached["image to text R@5"] > 0.6
-    assert reached["text to image R@1"] > 0.15
-    assert reached["text to image R@5"] > 0.6
-    assert reached["matching AUROC"] > 0.8
+    assert reached["zero-shot, 16 unseen"] > 0.65
+    assert reached["zero-shot, all 64"] > 0.25
+    assert reached["zero-shot, all 64: shape"] > 0.25
+    assert reached["image to text R@1"] > 0.35
+    assert reached["image to text R@5"] > 0.8
+    assert reached["text to image R@1"] > 0.35
+    assert reached["text to image R@5"] > 0.8
+    assert reached["matching AUROC"] > 0.85
     assert reached["masked colour, own image"] > 2 * reached["masked colour, other image"]
     assert reached["codes used"] >= 0.5
     for name in ("mim", "mlm", "mmm_image", "mmm_text", "itm", "contrastive"):

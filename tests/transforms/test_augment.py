@@ -2,7 +2,6 @@
 
 import colorsys
 import inspect
-import math
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchvision.transforms.v2 import functional as v2
 
-from torchflava.transforms.augment import Augment, tint_background
+from torchflava.transforms.augment import Augment, OnWhite, Relight, tint_background
 
 NONE = dict.fromkeys(inspect.signature(Augment).parameters, 0.0)
 
@@ -93,26 +92,15 @@ def test_grey_has_equal_channels():
     assert len({bool((only(grey=0.5)(image, np.random.default_rng(s)) == image).all()) for s in range(9)}) == 2
 
 
-def test_turns_by_no_more_than_its_degrees_and_fills_with_the_corners():
-    image = torch.full((3, 65, 65), 200, dtype=torch.uint8)
-    image[:, 30:35, 50:55] = 0  # a spot to the right of the centre
-    angles = []
-    for seed in range(60):
-        changed = only(turn=20.0)(image, np.random.default_rng(seed))
-        dark = (200 - changed[0].float()).clamp(min=0)
-        y = float((dark.sum(1) * (torch.arange(65) - 32)).sum() / dark.sum())
-        x = float((dark.sum(0) * (torch.arange(65) - 32)).sum() / dark.sum())
-        angles.append(math.degrees(math.atan2(y, x)))
-        assert changed[:, [0, 0, -1, -1], [0, -1, 0, -1]].unique().tolist() == [200]
-    assert max(map(abs, angles)) < 30.5  # a turn of 20 and a shear of 10
-    assert max(angles) > 12
-    assert min(angles) < -12
-
-
-def test_turning_leaves_no_seam():
-    image = torch.full((3, 40, 48), 200, dtype=torch.uint8)
-    for seed in range(5):
-        assert torch.equal(only(turn=30.0)(image, np.random.default_rng(seed)), image)
+def test_mixing_keeps_greys_and_moves_colours():
+    grey = torch.full((3, 6, 6), 120, dtype=torch.uint8)
+    red = torch.tensor([160, 110, 100], dtype=torch.uint8).view(3, 1, 1).expand(3, 6, 6)
+    moves = []
+    for seed in range(200):
+        assert_close(only(mix=0.3)(grey, np.random.default_rng(seed)), grey, atol=1, rtol=0)
+        moves.append(float(only(mix=0.3)(red, np.random.default_rng(seed))[0, 0, 0]) - 160)
+    # red takes 0.3 z of -50 and of -60: together 0.3 * hypot(50, 60) = 23.4
+    assert np.std(moves) == pytest.approx(23.4, rel=0.2)
 
 
 def test_blur_smooths_and_keeps_the_mean():
@@ -168,7 +156,7 @@ def test_one_setting_does_not_change_what_another_draws():
 
 
 @pytest.mark.parametrize(
-    ("settings_", "message"), [({"hue": 0.6}, "hue 0.6"), ({"grey": -0.1}, "grey -0.1"), ({"turn": 200}, "turn 200")]
+    ("settings_", "message"), [({"hue": 0.6}, "hue 0.6"), ({"grey": -0.1}, "grey -0.1"), ({"mix": 2}, "mix 2")]
 )
 def test_names_what_is_wrong(settings_, message):
     with pytest.raises(ValueError, match=message):
@@ -178,3 +166,53 @@ def test_names_what_is_wrong(settings_, message):
 def test_refuses_what_is_no_image():
     with pytest.raises(ValueError, match="float32"):
         Augment()(torch.zeros(3, 8, 8), np.random.default_rng(0))
+
+
+def relit(**settings: float) -> Relight:
+    return Relight(**{"light": 0.0, "posterise": 0.0, "noise": 0.0, **settings})
+
+
+def test_light_is_the_same_in_all_channels_and_fades_linearly():
+    image = torch.tensor([100, 130, 160], dtype=torch.uint8).view(3, 1, 1).expand(3, 33, 33)
+    added = relit(light=0.05)(image, np.random.default_rng(0)).float() - image.float()
+    assert torch.equal(added[0], added[1])
+    assert added.std() > 3
+    # between two of the 3 x 3 places the light is a straight line
+    assert_close(added[0, 0, 8], (added[0, 0, 0] + added[0, 0, 16]) / 2, atol=1, rtol=0)
+    corners = [float((relit(light=0.05)(image, np.random.default_rng(s)).float() - image)[0, 0, 0]) for s in range(300)]
+    assert np.std(corners) == pytest.approx(0.05 * 255, rel=0.15)
+
+
+def test_posterising_leaves_few_levels():
+    ramp = torch.arange(256, dtype=torch.uint8).view(1, 1, 256).expand(3, 4, 256)
+    levels = [len(relit(posterise=1.0)(ramp, np.random.default_rng(seed)).unique()) for seed in range(40)]
+    assert set(levels) == {3, 4, 5, 6}
+    assert torch.equal(relit()(ramp, np.random.default_rng(0)), ramp)
+
+
+def test_noise_has_its_standard_deviation_at_each_channel_and_pixel():
+    image = torch.full((3, 90, 90), 128, dtype=torch.uint8)
+    added = relit(noise=0.04)(image, np.random.default_rng(0)).float() - 128
+    assert float(added.std()) == pytest.approx(0.04 * 255, rel=0.05)
+    assert abs(float(torch.corrcoef(added.flatten(1))[0, 1])) < 0.05
+
+
+def test_white_stays_white_and_all_else_is_changed_as_without():
+    rng = np.random.default_rng
+    changes = (only(brightness=0.5), relit(light=0.3))
+    kept = OnWhite(*changes)(emoji(), rng(4))
+    own = rng(4)
+    plain = changes[1](changes[0](emoji(), own), own)
+    white = emoji().amin(0) == 255
+    assert white.sum() > 700
+    assert bool((kept[:, white] == 255).all())
+    solid = emoji().amin(0) < 231
+    assert torch.equal(kept[:, solid], plain[:, solid])
+    assert not torch.equal(plain[:, white], kept[:, white])
+
+
+def test_relight_names_what_is_wrong():
+    with pytest.raises(ValueError, match="light -1"):
+        Relight(light=-1)
+    with pytest.raises(ValueError, match="float32"):
+        Relight()(torch.zeros(3, 8, 8), np.random.default_rng(0))

@@ -214,6 +214,16 @@ def test_only_the_encoder_sees_the_augmentation():
     assert torch.equal(source, before)
 
 
+def test_both_views_see_the_warp():
+    views = TrainViews(24, 12, warp=lambda image, rng: image.flip(-1))
+    plain = TrainViews(24, 12)
+    source = smooth(31, 43)
+    for seen, wanted in zip(
+        views(source, np.random.default_rng(1)), plain(source.flip(-1), np.random.default_rng(1)), strict=True
+    ):
+        assert torch.equal(seen, wanted)
+
+
 def test_views_leave_the_global_generators_alone():
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -116,15 +116,15 @@ def _centres(image_size: int) -> Plane:
 
 def _ground(ground: Ground, size: int, rng: np.random.Generator) -> Plane:
     """(3, S, S): a tinted grey that is plain, fades in a direction, or is speckled."""
-    low, high = (196, 238) if ground.tone == "light" else (24, 66)
-    tint = rng.uniform(low, high) + rng.uniform(-12, 12, 3)
+    low, high = (236, 250) if ground.tone == "white" else (196, 214)
+    tint = rng.uniform(low, high) + rng.uniform(-10, 10, 3)
     pixels = np.empty((3, size, size), dtype=np.float32)
     pixels[:] = tint.astype(np.float32)[:, None, None]
     if ground.pattern == "fading":
         angle, at = rng.uniform(0, 2 * pi), _centres(size) - np.float32(0.5)
-        pixels += np.float32(80 * cos(angle)) * at + np.float32(80 * sin(angle)) * at[:, None]
+        pixels += np.float32(50 * cos(angle)) * at + np.float32(50 * sin(angle)) * at[:, None]
     if ground.pattern == "speckled":
-        grains = rng.standard_normal((24, 24), dtype=np.float32) * np.float32(15)
+        grains = rng.standard_normal((24, 24), dtype=np.float32) * np.float32(12)
         at = (_centres(size) * 24).astype(np.intp)
         pixels += grains[at[:, None], at]
     return pixels

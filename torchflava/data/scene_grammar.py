@@ -66,7 +66,7 @@ _SHAPES = {
 }
 """By shape: its words, and what is true of it."""
 _SIZES = {"small": "small | little | tiny | -", "medium": "- | - | - | medium", "large": "large | big | - | -"}
-_TONES = {"light": "light | bright | pale", "dark": "dark | dark | black"}
+_TONES = {"white": "white | white | bright", "grey": "grey | grey | dull"}
 _PATTERNS = {"plain": "- | - | plain", "fading": "- | - | fading", "speckled": "- | speckled | grainy"}
 _NUMBERS = {2: "two | two | a pair of", 3: "three | three | a trio of"}
 

@@ -10,10 +10,13 @@ import numpy as np
 
 COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "moon")
-SIZES = {"small": (0.25, 0.30), "medium": (0.33, 0.38), "large": (0.41, 0.47)}
+SIZES = {"small": (0.25, 0.28), "medium": (0.33, 0.36), "large": (0.42, 0.46)}
 """Diameters. A large thing that stands alone may be half as large again."""
 RELATIONS = ("left", "right", "above", "below")
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+_JITTER = 0.02  # of a place, along each axis
+_TURN = 0.12  # radians, either way
 
 Split = Literal["train", "heldout"]
 Combination = tuple[str, str]
@@ -55,7 +58,7 @@ class Ground(NamedTuple):
     """What the things stand on."""
 
     tone: str
-    """light or dark."""
+    """white or grey."""
     pattern: str
     """plain, fading or speckled."""
 
@@ -81,6 +84,8 @@ def compose(rng: np.random.Generator, pool: Sequence[Combination]) -> Scene:
 def arrange(rng: np.random.Generator, chosen: Sequence[Combination], relation: str | None = None) -> Scene:
     """A scene of these one to three things, in this order.
 
+    Several things stand in quarters of the image of their own; one alone in the middle or, unless it is large, in a quarter.
+
     Args:
         rng: draws sizes, places, turns and the ground.
         chosen: what the things are.
@@ -90,54 +95,43 @@ def arrange(rng: np.random.Generator, chosen: Sequence[Combination], relation: s
     radii = [float(rng.uniform(*SIZES[size])) / 2 for size in sizes]
     relations: tuple[str, ...] = ()
     if len(chosen) == 1:
-        if sizes[0] == "large":
-            radii[0] *= float(rng.uniform(1, 1.5))
-        places = [(_within(rng, radii[0]), _within(rng, radii[0]))]
+        centres = [_alone(rng, sizes[0])]
+        radii[0] *= float(rng.uniform(1.2, 1.5)) if sizes[0] == "large" else 1.0
     elif len(chosen) == 2:
         relation = RELATIONS[int(rng.integers(4))] if relation is None else relation
-        places, relations = _side_by_side(rng, radii, relation), (relation,)
+        centres, relations = _side_by_side(rng, relation), (relation,)
     else:
-        places, relations = _around_a_corner(rng, radii)
-    turns = rng.uniform(-0.3, 0.3, len(chosen)).tolist()
+        centres, relations = _around_a_corner(rng)
+    # A pixel of 48 either way: small models tell shapes that may lie anywhere only after many times the default's steps.
+    places = np.array(centres) + rng.uniform(-_JITTER, _JITTER, (len(chosen), 2))
+    turns = rng.uniform(-_TURN, _TURN, len(chosen)).tolist()
     things = tuple(
         Thing(colour, shape, size, x, y, radius, turn)
-        for (colour, shape), size, (x, y), radius, turn in zip(chosen, sizes, places, radii, turns, strict=True)
+        for (colour, shape), size, (x, y), radius, turn in zip(
+            chosen, sizes, places.tolist(), radii, turns, strict=True
+        )
     )
-    tone = "light" if rng.random() < 0.6 else "dark"
+    tone = "white" if rng.random() < 0.5 else "grey"
     pattern = ("plain", "plain", "fading", "fading", "speckled")[int(rng.integers(5))]
     return Scene(things, relations, Ground(tone, pattern))
 
 
-def _within(rng: np.random.Generator, radius: float) -> float:
-    return float(rng.uniform(radius, 1 - radius))
+def _alone(rng: np.random.Generator, size: str) -> tuple[float, float]:
+    column, row = rng.choice([0.25, 0.75], 2).tolist()
+    return (0.5, 0.5) if size == "large" or rng.random() < 0.5 else (column, row)
 
 
-def _side_by_side(rng: np.random.Generator, radii: Sequence[float], relation: str) -> list[tuple[float, float]]:
-    """Places whose distance along the relation's axis is at least twice that across it."""
-    first, second = radii if relation in ("left", "above") else (radii[1], radii[0])
-    slack = 1 - 2 * (first + second)
-    # A quarter of the room left over lies between the two at least, the rest before, between and behind them.
-    before, behind = np.sort(rng.random(2)) * 0.75 * slack
-    near, far = before + first, behind + 0.25 * slack + 2 * first + second
-    across = _within(rng, first)
-    other = float(np.clip(across + rng.uniform(-0.45, 0.45) * (far - near), second, 1 - second))
-    along = [(float(near), across), (float(far), other)]
-    if relation in ("right", "below"):
-        along.reverse()
-    return along if relation in ("left", "right") else [(across, at) for at, across in along]
+def _side_by_side(rng: np.random.Generator, relation: str) -> list[tuple[float, float]]:
+    """The centres of two quarters, the first in this relation to the second."""
+    across = 0.25 + 0.5 * int(rng.integers(2))
+    along = (0.25, 0.75) if relation in ("left", "above") else (0.75, 0.25)
+    return [(at, across) if relation in ("left", "right") else (across, at) for at in along]
 
 
-def _around_a_corner(
-    rng: np.random.Generator, radii: Sequence[float]
-) -> tuple[list[tuple[float, float]], tuple[str, str]]:
-    """Places in three quarters of the image: the second thing in the corner between the other two."""
-    column, row = int(rng.integers(2)), int(rng.integers(2))
-    beside, over = (1 - column, row), (column, 1 - row)
-    relations = ("left" if column else "right", "above" if row else "below")
-    first, third = (beside, over) if rng.random() < 0.5 else (over, beside)
-    cells = [first, (column, row), third]
-    places = [
-        (cell[0] / 2 + _within(rng, 2 * radius) / 2, cell[1] / 2 + _within(rng, 2 * radius) / 2)
-        for cell, radius in zip(cells, radii, strict=True)
-    ]
-    return places, relations if first == beside else (relations[1], relations[0])
+def _around_a_corner(rng: np.random.Generator) -> tuple[list[tuple[float, float]], tuple[str, str]]:
+    """The centres of three quarters, the second in the corner between the others; how the first and third stand to it."""
+    x, y = rng.choice([0.25, 0.75], 2).tolist()
+    beside = ((1 - x, y), "left" if x > 0.5 else "right")
+    over = ((x, 1 - y), "above" if y > 0.5 else "below")
+    (first, one), (third, other) = (beside, over) if rng.random() < 0.5 else (over, beside)
+    return [first, (x, y), third], (one, other)

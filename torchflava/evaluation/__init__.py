@@ -2,6 +2,16 @@
 
 from torchflava.evaluation.reading import Reading, table
 from torchflava.evaluation.retrieval import ranks_of_answers, recall
+from torchflava.evaluation.whitening import Whitening, fit_whitening
 from torchflava.evaluation.zero_shot import class_embeddings, top_k_accuracy
 
-__all__ = ["Reading", "class_embeddings", "ranks_of_answers", "recall", "table", "top_k_accuracy"]
+__all__ = [
+    "Reading",
+    "Whitening",
+    "class_embeddings",
+    "fit_whitening",
+    "ranks_of_answers",
+    "recall",
+    "table",
+    "top_k_accuracy",
+]

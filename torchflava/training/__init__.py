@@ -4,12 +4,13 @@ from torchflava.training.checkpoint import full_weights, load_checkpoint, save_c
 from torchflava.training.fsdp import shard
 from torchflava.training.meter import Meter
 from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine
-from torchflava.training.run import Run, session
+from torchflava.training.run import Run, attention_kernels, session
 
 __all__ = [
     "Meter",
     "Run",
     "adamw",
+    "attention_kernels",
     "clip_gradients",
     "full_weights",
     "load_checkpoint",

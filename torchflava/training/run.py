@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchflava.distributed import rank, world_size
 
@@ -64,6 +65,16 @@ def session(seed: int, device: str = "auto") -> Iterator[Run]:
         yield Run(rank(), world_size(), chosen, mesh)
     finally:
         dist.destroy_process_group()
+
+
+def attention_kernels(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Where `scaled_dot_product_attention` runs on the kernels that suit: plain matmuls for bf16 on the CPU, else torch's choice.
+
+    On the CPU torch's fused kernel takes up to twice as long in bf16 at 37 tokens, and as long at 197 (benchmarks/attention.py).
+    """
+    if device.type == "cpu" and precision == "bf16":
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def _device(device: str) -> torch.device:

@@ -3,10 +3,11 @@
 The modules with torchtext's names stand in `transforms.text`.
 """
 
-from torchflava.transforms.augment import Augment
+from torchflava.transforms.augment import Augment, OnWhite, Relight
 from torchflava.transforms.collate import Collate, ImageRow, PairRow, TextRow
 from torchflava.transforms.image import CorruptSample, EvalView, TrainViews, decode_image, decoded, normalise
 from torchflava.transforms.masking import block_mask, mask_tokens, mask_whole_words
+from torchflava.transforms.warp import Warp
 from torchflava.transforms.wordpiece import TokenizedText, WordPiece
 
 __all__ = [
@@ -15,10 +16,13 @@ __all__ = [
     "CorruptSample",
     "EvalView",
     "ImageRow",
+    "OnWhite",
     "PairRow",
+    "Relight",
     "TextRow",
     "TokenizedText",
     "TrainViews",
+    "Warp",
     "WordPiece",
     "block_mask",
     "decode_image",

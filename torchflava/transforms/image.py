@@ -143,6 +143,7 @@ class TrainViews:
         scale: range of the crop's share of the image's area.
         ratio: range of the crop's width / height.
         flip: probability of mirroring both views; FLAVA's 0, BEiT's 0.5.
+        warp: applied before the crop, so that both views show the same, (3, H, W) uint8 -> the same.
         augment: applied to the encoder's view alone, (3, S, S) uint8 -> the same.
     """
 
@@ -154,6 +155,7 @@ class TrainViews:
         scale: tuple[float, float] = (0.9, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.0,
+        warp: Callable[[Tensor, Rng], Tensor] | None = None,
         augment: Callable[[Tensor, Rng], Tensor] | None = None,
     ) -> None:
         _check_size(image_size)
@@ -166,7 +168,7 @@ class TrainViews:
             raise ValueError(f"flip {flip} is a probability between 0 and 1")
         self.image_size, self.code_size = image_size, code_size
         self.scale, self.ratio = scale, ratio
-        self.flip, self.augment = flip, augment
+        self.flip, self.warp, self.augment = flip, warp, augment
 
     def __call__(self, image: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
         """(3, H, W) uint8 -> (3, S, S) and (3, s, s) uint8.
@@ -174,7 +176,8 @@ class TrainViews:
         Raises:
             ValueError: if the image is not (3, H, W) uint8.
         """
-        _check_image(image)
+        check_image(image)
+        image = image if self.warp is None else self.warp(image, rng)
         top, left, height, width = crop_box(image.shape[1], image.shape[2], rng, scale=self.scale, ratio=self.ratio)
         crop = image[:, top : top + height, left : left + width]
         if rng.random() < self.flip:
@@ -197,7 +200,7 @@ class EvalView:
         Raises:
             ValueError: if the image is not (3, H, W) uint8.
         """
-        _check_image(image)
+        check_image(image)
         side = min(image.shape[1:])
         top, left = (image.shape[1] - side) // 2, (image.shape[2] - side) // 2
         square = image[:, top : top + side, left : left + side]
@@ -214,7 +217,8 @@ def _check_size(size: int) -> None:
         raise ValueError(f"a view of {size} pixels; its side must be 1 or more")
 
 
-def _check_image(image: Tensor) -> None:
+def check_image(image: Tensor) -> None:
+    """Raises ValueError unless `image` is (3, H, W) uint8 and not empty."""
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ValueError(
             f"an image of {image.dtype} and shape {tuple(image.shape)}; give (3, H, W) uint8, as decode_image"
