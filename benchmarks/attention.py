@@ -17,7 +17,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchflava.layers import transformer
 
-SHAPES = ((128, 4, 17, 64), (128, 4, 37, 64), (192, 3, 17, 64), (192, 3, 65, 64), (768, 12, 77, 8), (768, 12, 197, 4), (768, 12, 901, 1))
+SHAPES = (
+    (128, 4, 17, 64),
+    (128, 4, 37, 64),
+    (192, 3, 17, 64),
+    (192, 3, 65, 64),
+    (768, 12, 77, 8),
+    (768, 12, 197, 4),
+    (768, 12, 901, 1),
+)
 """Width, heads, tokens, batch."""
 
 
@@ -40,7 +48,10 @@ def seconds(block: torch.nn.Module, x: torch.Tensor, plain: bool) -> float:
 def main(config: Config) -> None:
     """Print the table and write it."""
     torch.set_num_threads(1)
-    lines = ["| width | heads | tokens | batch | precision | own, ms | plain, ms | own / plain |", "|--:|--:|--:|--:|:--|--:|--:|--:|"]
+    lines = [
+        "| width | heads | tokens | batch | precision | own, ms | plain, ms | own / plain |",
+        "|--:|--:|--:|--:|:--|--:|--:|--:|",
+    ]
     for width, heads, tokens, batch in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             block = transformer(width, 1, heads).to(dtype)
@@ -48,7 +59,9 @@ def main(config: Config) -> None:
             times = [(seconds(block, x, False), seconds(block, x, True)) for _ in range(config.turns + 1)][1:]
             own, plain = (1e3 * min(column) for column in zip(*times, strict=True))
             name = str(dtype).removeprefix("torch.")
-            lines.append(f"| {width} | {heads} | {tokens} | {batch} | {name} | {own:.1f} | {plain:.1f} | {own / plain:.2f} |")
+            lines.append(
+                f"| {width} | {heads} | {tokens} | {batch} | {name} | {own:.1f} | {plain:.1f} | {own / plain:.2f} |"
+            )
             print(lines[-1], flush=True)
     where = f"torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, one thread"
     folder = Path(config.out)

@@ -66,7 +66,9 @@ def emoji(config: Config) -> Sources:
         ShardPairs(shards, "emoji"),
         ShardImages(shards, "emoji images"),
         TextLines(folder / "texts.txt"),
-        TrainViews(side, config.code_size, scale=_WHOLE, ratio=_WHOLE, warp=Warp(), augment=OnWhite(colours, Relight())),
+        TrainViews(
+            side, config.code_size, scale=_WHOLE, ratio=_WHOLE, warp=Warp(), augment=OnWhite(colours, Relight())
+        ),
     )
 
 

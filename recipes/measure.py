@@ -5,7 +5,7 @@ calls the sharded model equally often.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -47,9 +47,15 @@ class Measured:
 
     def embed_images(self, images: Sequence[Tensor | bytes]) -> Tensor:
         """Q images -> (Q, E)."""
+        return torch.cat([self.model.embed_image(part).cpu() for part in self._views(images)])
+
+    def patch_states(self, images: Sequence[Tensor | bytes]) -> Tensor:
+        """Q images -> (Q, N * D): the states of all patches, one place after the other."""
+        return torch.cat([self.model.patch_states(part).float().flatten(1).cpu() for part in self._views(images)])
+
+    def _views(self, images: Sequence[Tensor | bytes]) -> Iterator[Tensor]:
         views = torch.stack([self.view(decoded(image)) for image in images])
-        parts = (normalise(part.to(self.run.device)) for part in views.split(_BATCH))
-        return torch.cat([self.model.embed_image(part) for part in parts]).cpu()
+        return (normalise(part.to(self.run.device)) for part in views.split(_BATCH))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """P texts -> (P, E)."""

@@ -68,7 +68,9 @@ def zero_shot(measured: Measured) -> list[Reading]:
     shown = [classes[at].split() for at in labels.tolist()]
     for part, number in (("colour", 0), ("shape", 1)):
         right = sum(f[number] == s[number] for f, s in zip(found, shown, strict=True))
-        readings.append(Reading(f"zero-shot, all 64: {part}", right / len(shown), 1 / len({c.split()[number] for c in classes})))
+        readings.append(
+            Reading(f"zero-shot, all 64: {part}", right / len(shown), 1 / len({c.split()[number] for c in classes}))
+        )
     return readings
 
 

@@ -88,6 +88,8 @@ class Config:
     """Steps between two records in the log."""
     save_every: int = 400
     """Steps between two checkpoints; the last step is always saved."""
+    measure_every: int = 0
+    """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
     folder: str = "runs"
     """Where the run's own folder is made."""
     resume: str = ""
@@ -110,7 +112,7 @@ def tiny() -> Config:
 def emoji() -> Config:
     """Emoji of two vendors, evaluated on a third's; 90 minutes on two CPU cores. See docs/emoji.md."""
     return Config(
-        preset="emoji", corpus="emoji", model="small", vocab_size=3000, num_codes=256, mismatch_rate=0.1,
+        preset="emoji", corpus="emoji", vocab_size=3000, max_length=20, num_codes=256, mismatch_rate=0.1,
         steps=9000, batch_size=128, lr=1e-3, warmup_steps=300, precision="bf16", log_every=25, save_every=1000,
     )  # fmt: skip
 
@@ -139,6 +141,7 @@ _RANGES = (
     ("max_length", 3, 513),
     ("num_codes", 2, 65537),
     ("save_every", 1, math.inf),
+    ("measure_every", 0, math.inf),
     ("lr", 1e-12, math.inf),
     ("clip", 1e-12, math.inf),
     ("weight_decay", 0, math.inf),
@@ -193,7 +196,7 @@ def _preset_of(words: Sequence[str]) -> str:
 
 def shaping(config: Config) -> dict[str, Any]:
     """The settings that shape a run, as they go into config.json: all but where it lies and how it is watched."""
-    passing = ("folder", "resume", "threads", "device", "log_every", "save_every")
+    passing = ("folder", "resume", "threads", "device", "log_every", "save_every", "measure_every")
     return {name: value for name, value in _plain(asdict(config)).items() if name not in passing}
 
 

@@ -54,8 +54,15 @@ def main(words: list[str]) -> None:
     from torchflava.data.mixture import Mixture
     from torchflava.data.prepare import prepare
     from torchflava.losses import mean_losses, weighted_sum
-    from torchflava.training import Meter, attention_kernels, clip_gradients, save_checkpoint
-    from torchflava.training import session, set_learning_rate, warmup_cosine
+    from torchflava.training import (
+        Meter,
+        attention_kernels,
+        clip_gradients,
+        save_checkpoint,
+        session,
+        set_learning_rate,
+        warmup_cosine,
+    )
     from torchflava.transforms.image import normalise
 
     with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision):
@@ -63,6 +70,8 @@ def main(words: list[str]) -> None:
         mixture = Mixture(kinds(corpus, config), config.batch_size, config.seed)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
         weights = vars(config.weights)
+        measure = {"scenes": measure_scenes, "emoji": measure_emoji}[config.corpus]
+        measured = Measured(config, corpus, model, run)
         asked = time.perf_counter()
         for planned in mixture.batches(done, config.steps, num_threads=config.threads):
             waited = time.perf_counter() - asked
@@ -81,10 +90,11 @@ def main(words: list[str]) -> None:
             meter.step(step)
             if step % config.save_every == 0 or step == config.steps:
                 save_checkpoint(folder, step, model, optimizer=optimizer, config=shaping(config))
+            if config.measure_every and step % config.measure_every == 0 and step < config.steps:
+                meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
             asked = time.perf_counter()
         export(model, folder, run)
-        measure = {"scenes": measure_scenes, "emoji": measure_emoji}[config.corpus]
-        readings, shown = measure(Measured(config, corpus, model, run))
+        readings, shown = measure(measured)
         meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
         meter.close()
         if run.leads:

@@ -36,7 +36,7 @@ def look(model: FlavaForPreTraining, pair: Batch) -> list[Tensor]:
     """All verbs."""
     with torch.no_grad():
         return [model.embed_image(pair.pixels), model.embed_text(pair.ids, pair.keep), model.match_logits(pair),
-                model.word_logits(pair)]  # fmt: skip
+                model.word_logits(pair), model.patch_states(pair.pixels)]  # fmt: skip
 
 
 def verbs_between_steps(number: int, ranks: int) -> Any:

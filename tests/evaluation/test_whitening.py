@@ -46,7 +46,9 @@ def test_finds_what_a_loud_direction_drowned():
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(200, 6, generator=generator)
     one, other = (
-        torch.cat([8 * torch.randn(200, 1, generator=generator), signal + 0.1 * torch.randn(200, 6, generator=generator)], 1)
+        torch.cat(
+            [8 * torch.randn(200, 1, generator=generator), signal + 0.1 * torch.randn(200, 6, generator=generator)], 1
+        )
         for _ in range(2)
     )
     whiten = fit_whitening(torch.cat([one, other]))

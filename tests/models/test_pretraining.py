@@ -194,6 +194,8 @@ def test_one_sample_with_a_caption_of_two_tokens() -> None:
 def test_verbs_for_evaluation() -> None:
     model, batch = tiny.pretraining(), tiny.pair_batch()
     torch.testing.assert_close(model.embed_image(batch.pixels), model.flava.embed_image(batch.pixels))
+    states = model.flava.image_encoder(batch.pixels).normed
+    torch.testing.assert_close(model.patch_states(batch.pixels), states[:, 1:])
     torch.testing.assert_close(model.embed_text(batch.ids), model.flava.embed_text(batch.ids, batch.keep))
     for b in range(3):
         alone = fused_alone(model, batch, b)

@@ -96,6 +96,15 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(
     assert losses(only_folder(tmp_path / "again")) == losses(tiny_run[0])
 
 
+def test_measuring_on_the_way_changes_nothing_but_the_log(tiny_run: tuple[Path, str], tmp_path: Path) -> None:
+    assert run(["--preset", "tiny", "--measure-every", "2"], tmp_path).returncode == 0
+    records, name = losses(only_folder(tmp_path)), "measured/text to image R@1"
+    assert [record["step"] for record in records if name in record] == [2, 4, 5]
+    on_the_way = [record for record in records if name in record and record["step"] < 5]
+    assert [record for record in records if record not in on_the_way] == losses(tiny_run[0])
+    assert on_the_way[0] != on_the_way[1] | {"step": 2}
+
+
 def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: Path) -> None:
     folder = tmp_path / "resumed"
     shutil.copytree(tiny_run[0], folder)
@@ -188,14 +197,18 @@ def test_emoji_trains_and_is_measured_on_the_unseen_vendor(tmp_path: Path) -> No
     data = tmp_path / "data"
     emoji_shards(data, corrupt=3)
     words = ["--preset", "emoji", "--data", str(data), "--model", "tiny", "--image-size", "32", "--code-size", "32"]
+    words += ["--patch-size", "8"]
     small = ["--num-codes", "16", "--vocab-size", "200", "--batch-size", "8", "--steps", "6", "--warmup-steps", "1"]
     done = run([*words, *small], tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     readings = json.loads((only_folder(tmp_path / "runs") / "result.json").read_text())["readings"]
     # Emoji 3 cannot be decoded; it stops neither the training nor the measuring.
     assert readings["microsoft's image to name R@1"]["chance"] == pytest.approx(1 / 11)
-    assert readings["google's to microsoft's image R@5"]["chance"] == pytest.approx(5 / 11)
-    assert 0 <= readings["google's to microsoft's image R@1"]["value"] <= 1
+    for by in ("embedding", "patch states", "pixels"):
+        for white in ("", ", white"):
+            assert readings[f"google's to microsoft's by {by}{white} R@5"]["chance"] == pytest.approx(5 / 11)
+            # Random pictures have nothing in common across vendors.
+            assert 0 <= readings[f"google's to microsoft's by {by}{white} R@1"]["value"] < 0.6
 
 
 def emoji_shards(folder: Path, corrupt: int) -> None:

@@ -46,6 +46,7 @@ ELSEWHERE = {
     "threads": "must change nothing: tests/data/test_mixture",
     "log_every": "how often, not what",
     "save_every": "how often: test_pretrain",
+    "measure_every": "how often: test_pretrain",
     "folder": "where: test_pretrain",
     "resume": "test_pretrain",
 }

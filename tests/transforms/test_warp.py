@@ -106,7 +106,9 @@ def test_equals_grid_sample_at_the_same_knots():
     at = (torch.arange(64) + 0.5) / 16 + 0.5  # pixel centres, in knots as the pixels of a 5 x 5 image
     y, x = torch.meshgrid(at, at, indexing="ij")
     between = F.grid_sample(
-        torch.from_numpy(knots).permute(2, 0, 1)[None].float(), torch.stack([x, y], -1)[None] / 2.5 - 1, align_corners=False
+        torch.from_numpy(knots).permute(2, 0, 1)[None].float(),
+        torch.stack([x, y], -1)[None] / 2.5 - 1,
+        align_corners=False,
     )
     wanted = F.grid_sample(image[None].float(), between.permute(0, 2, 3, 1), align_corners=False)[0]
     inside = (between[0].abs() < 0.95).all(0)

@@ -147,6 +147,11 @@ class FlavaForPreTraining(nn.Module):
         """(B, T) int64, keep (B, T) bool -> (B, E) of length 1."""
         return self.flava.embed_text(ids, keep)
 
+    def patch_states(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) float, normalised -> (B, N, D): the image encoder's normed states of the patches, row by row."""
+        states: Tensor = self.flava.image_encoder(pixels).normed[:, 1:]
+        return states
+
     def match_logits(self, batch: PairBatch) -> Tensor:
         """A batch of pairs -> (B, 2); class 1 says that the masked text belongs to the image."""
         if self.itm is None:
@@ -174,7 +179,7 @@ class FlavaForPreTraining(nn.Module):
             clamp()
 
 
-VERBS = ("losses", "embed_image", "embed_text", "match_logits", "word_logits")
+VERBS = ("losses", "embed_image", "embed_text", "patch_states", "match_logits", "word_logits")
 """The methods of `FlavaForPreTraining` for evaluation, to be registered when it is sharded."""
 
 

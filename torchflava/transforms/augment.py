@@ -1,4 +1,4 @@
-"""Augmentation for small data sets such as emoji: colours, light, noise, blur, backgrounds, all drawn from the sample's generator.
+"""Augmentation for small data sets such as emoji: colours, light, noise, blur, backgrounds, from the sample's generator.
 
 Colour jitter and greyscale as in SimCLR (Chen et al. 2020, appendix A). Letters: H, W height and width in pixels.
 """
@@ -18,6 +18,7 @@ Rng = np.random.Generator
 
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 """Red, green, blue to luma and two axes of colour (NTSC 1953)."""
+_RGB = np.linalg.inv(_YIQ)
 _WHITE = 250  # from here on a pixel counts as laid over white, after resizing
 _NEAR_WHITE = 24  # a pixel whose darkest channel is nearer to white than this is partly background
 
@@ -91,7 +92,7 @@ class Augment:
         angle = 2 * pi * self.hue * amounts[3]
         # In YIQ: the luma stays, the two colour axes are turned by the hue and stretched by the saturation.
         turn = np.array([[1, 0, 0], [0, cos(angle), -sin(angle)], [0, sin(angle), cos(angle)]])
-        colour = np.linalg.inv(_YIQ) @ (turn * [[1], [saturation], [saturation]]) @ _YIQ
+        colour = _RGB @ (turn * [[1], [saturation], [saturation]]) @ _YIQ
         mixed = np.eye(3) + taken - np.diag(taken.sum(1))  # rows add up to 1, so that greys stay
         matrix = torch.from_numpy((brightness * contrast * mixed @ colour).astype(np.float32))
         pixels = image.float()

@@ -3,6 +3,7 @@
 Letters: H, W height and width in pixels.
 """
 
+from functools import lru_cache
 from math import cos, exp, pi, sin
 
 import numpy as np
@@ -16,6 +17,8 @@ from torchflava.transforms.image import check_image
 Rng = np.random.Generator
 
 _CELLS = 4  # a side: the image is mapped cell by cell, bilinearly within each
+_ROW, _COLUMN = np.divmod(np.arange(_CELLS**2), _CELLS)
+_CORNERS_OF_CELL = (_ROW[:, None] + [0, 1, 1, 0], _COLUMN[:, None] + [0, 0, 1, 1])  # in the order that Pillow asks for
 
 
 class Warp:
@@ -65,21 +68,16 @@ class Warp:
             ValueError: if the image is not (3, H, W) uint8.
         """
         check_image(image)
-        size = np.array([image.shape[2], image.shape[1]])
-        xs, ys = (np.linspace(0, side, _CELLS + 1).round().astype(int).tolist() for side in size)
-        knots = np.stack(np.meshgrid(xs, ys), axis=-1) * (2 / size) - 1
+        size = image.shape[2], image.shape[1]
+        boxes, knots = _cells(*size)
         # The same numbers are drawn whatever is left out, so that one setting does not change what the others do.
         sources = self.sources(knots, rng.uniform(-1, 1, 8), rng.standard_normal(knots.shape))
         at = (sources + 1) / 2 * size
-        mesh = [
-            ((xs[c], ys[r], xs[c + 1], ys[r + 1]), at[[r, r + 1, r + 1, r], [c, c, c + 1, c + 1]].flatten().tolist())
-            for r in range(_CELLS)
-            for c in range(_CELLS)
-            if xs[c] < xs[c + 1] and ys[r] < ys[r + 1]
-        ]
+        quads = at[_CORNERS_OF_CELL].reshape(-1, 8).tolist()
+        mesh = [(box, quad) for box, quad in zip(boxes, quads, strict=True) if box[0] < box[2] and box[1] < box[3]]
         corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].float().mean(1).round().int().tolist()
         warped = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).transform(
-            size.tolist(), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR, fillcolor=tuple(corners)
+            size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR, fillcolor=tuple(corners)
         )
         return torch.from_numpy(np.asarray(warped).copy()).permute(2, 0, 1)
 
@@ -99,3 +97,11 @@ class Warp:
         depth = 1 + self.perspective * knots @ amounts[4:6]
         moved = knots @ matrix.T + 2 * self.shift * amounts[6:8]
         return np.asarray(moved / depth[..., None] + 2 * self.bend * bends)
+
+
+@lru_cache(maxsize=256)
+def _cells(width: int, height: int) -> tuple[list[tuple[int, int, int, int]], NDArray[np.float64]]:
+    """The cells of an image as (left, top, right, bottom), and their knots, (5, 5, 2), with the image's sides at -1 and 1."""
+    xs, ys = (np.linspace(0, side, _CELLS + 1).round().astype(int).tolist() for side in (width, height))
+    boxes = [(xs[c], ys[r], xs[c + 1], ys[r + 1]) for r, c in zip(_ROW.tolist(), _COLUMN.tolist(), strict=True)]
+    return boxes, np.stack(np.meshgrid(xs, ys), axis=-1) * (2 / np.array([width, height])) - 1
