@@ -113,8 +113,8 @@ def emoji() -> Config:
     """Emoji of two vendors, evaluated on a third's; 90 minutes on two CPU cores. See docs/emoji.md."""
     return Config(
         preset="emoji", corpus="emoji", vocab_size=3000, max_length=20, num_codes=256, mismatch_rate=0.1,
-        steps=10_000, batch_size=256, lr=1.2e-3, warmup_steps=300, shares=Shares(0.8, 0.1, 0.1), precision="bf16",
-        log_every=25, save_every=1250, measure_every=1250,
+        steps=9_000, batch_size=256, lr=1.2e-3, warmup_steps=300, shares=Shares(0.8, 0.1, 0.1), precision="bf16",
+        log_every=25, save_every=1500, measure_every=1500,
     )  # fmt: skip
 
 
