@@ -65,7 +65,8 @@ def main(words: list[str]) -> None:
     )
     from torchflava.transforms.image import normalise
 
-    with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision):
+    num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + config.max_length
+    with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision, num_tokens):
         folder, corpus, model, optimizer, done = start(config, run)
         mixture = Mixture(kinds(corpus, config), config.batch_size, config.seed)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)

@@ -15,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchflava.distributed import rank, world_size
 
+_SHORT = 128  # tokens up to which plain matmuls are the faster attention in bf16 on the CPU
+
 
 class Run(NamedTuple):
     """Where a process stands in its run."""
@@ -67,12 +69,18 @@ def session(seed: int, device: str = "auto") -> Iterator[Run]:
         dist.destroy_process_group()
 
 
-def attention_kernels(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Where `scaled_dot_product_attention` runs on the kernels that suit: plain matmuls for bf16 on the CPU, else torch's choice.
+def attention_kernels(device: torch.device, precision: str, num_tokens: int) -> AbstractContextManager[None]:
+    """Where `scaled_dot_product_attention` runs on the kernels that suit: plain matmuls for short bf16 on the CPU, else torch's choice.
 
-    On the CPU torch's fused kernel takes up to twice as long in bf16 at 37 tokens, and as long at 197 (benchmarks/attention.py).
+    Torch's fused kernel takes 2.9 to 1.1 times as long on the CPU in bf16 at 17 to 77 tokens, and less from 197 on
+    (benchmarks/results/attention.md; docs/decisions/0006).
+
+    Args:
+        device: where the model runs.
+        precision: fp32 or bf16.
+        num_tokens: the most that attention sees at once.
     """
-    if device.type == "cpu" and precision == "bf16":
+    if device.type == "cpu" and precision == "bf16" and num_tokens <= _SHORT:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 
