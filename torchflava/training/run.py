@@ -70,7 +70,7 @@ def session(seed: int, device: str = "auto") -> Iterator[Run]:
 
 
 def attention_kernels(device: torch.device, precision: str, num_tokens: int) -> AbstractContextManager[None]:
-    """Where `scaled_dot_product_attention` runs on the kernels that suit: plain matmuls for short bf16 on the CPU, else torch's choice.
+    """Where attention runs on the kernels that suit: plain matmuls for short bf16 on the CPU, else torch's choice.
 
     Torch's fused kernel takes 2.9 to 1.1 times as long on the CPU in bf16 at 17 to 77 tokens, and less from 197 on
     (benchmarks/results/attention.md; docs/decisions/0006).
