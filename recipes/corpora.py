@@ -24,7 +24,7 @@ from torchflava.transforms.warp import Warp
 from torchflava.transforms.wordpiece import WordPiece
 
 _FITTED = 512  # images that the codebook is fitted to
-_WHOLE = (1.0, 1.0)  # no cropping: the range of a crop's share, and of its width / height
+_WHOLE = (1.0, 1.0)  # the range of a crop's share and of its width / height: all of a square image
 _READ = 6_000  # captions and texts that the vocabulary is learnt from, of each source at most
 
 

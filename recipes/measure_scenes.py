@@ -1,5 +1,6 @@
 """What was learnt from the scenes: combinations of colour and shape that no training sample held."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchflava.codebooks import code_usage
 from torchflava.data.order import keyed_rng
 from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens
 from torchflava.data.scene_grammar import COLOUR_WORDS
+from torchflava.data.scene_layout import COLOURS, SHAPES
 from torchflava.data.scenes import (
     RetrievalScenes,
     SceneClasses,
@@ -64,13 +66,17 @@ def zero_shot(measured: Measured) -> list[Reading]:
         images = measured.embed_images([s.image for s in samples])
         labels = torch.tensor([s.label for s in samples])
         readings.append(Reading(f"zero-shot, {among}", top_k_accuracy(images, names, labels), 1 / len(classes)))
-    found = [classes[at].split() for at in (images @ names.T).argmax(1).tolist()]
-    shown = [classes[at].split() for at in labels.tolist()]
-    for part, number in (("colour", 0), ("shape", 1)):
-        right = sum(f[number] == s[number] for f, s in zip(found, shown, strict=True))
-        readings.append(
-            Reading(f"zero-shot, all 64: {part}", right / len(shown), 1 / len({c.split()[number] for c in classes}))
-        )
+        if among == "all 64":
+            readings += _by_part([classes[at] for at in (images @ names.T).argmax(1)], [classes[at] for at in labels])
+    return readings
+
+
+def _by_part(found: Sequence[str], shown: Sequence[str]) -> list[Reading]:
+    """How often the colour, and how often the shape of a class such as "red circle" was found."""
+    readings = []
+    for part, names in zip(("colour", "shape"), (COLOURS, SHAPES), strict=True):
+        right = sum(f.split()[part == "shape"] == s.split()[part == "shape"] for f, s in zip(found, shown, strict=True))
+        readings.append(Reading(f"zero-shot, all 64: {part}", right / len(shown), 1 / len(names)))
     return readings
 
 

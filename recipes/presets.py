@@ -110,7 +110,7 @@ def tiny() -> Config:
 
 
 def emoji() -> Config:
-    """Emoji of two vendors, evaluated on a third's; 90 minutes on two CPU cores. See docs/emoji.md."""
+    """Emoji of two vendors, evaluated on a third's; 90 minutes on two CPU cores that compute in bf16. See docs/emoji.md."""
     return Config(
         preset="emoji", corpus="emoji", vocab_size=3000, max_length=20, num_codes=256, mismatch_rate=0.1,
         steps=9_000, batch_size=256, lr=1.2e-3, warmup_steps=300, shares=Shares(0.8, 0.1, 0.1), precision="bf16",
@@ -169,8 +169,10 @@ def _complaints(config: Config) -> Iterator[str]:
         yield f"--warmup-steps {config.warmup_steps} must be below --steps {config.steps}"
     if not any(asdict(config.weights).values()):
         yield "every loss has weight 0; there is nothing to train"
-    if config.corpus == "emoji" and not Path(config.data).is_dir():
-        yield f"{config.data} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
+    if config.corpus == "emoji":
+        for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
+            if not list(Path(config.data).glob(needed)):
+                yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
     if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     yield from _complaints_of_kinds(config)

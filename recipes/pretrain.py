@@ -89,10 +89,11 @@ def main(words: list[str]) -> None:
             step = planned.step + 1
             meter.add(planned.kind, means, samples=config.batch_size, waited=waited, lr=lr, norm=norm)
             meter.step(step)
+            if config.measure_every and step % config.measure_every == 0 and step < config.steps:
+                with meter.paused():
+                    meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
             if step % config.save_every == 0 or step == config.steps:
                 save_checkpoint(folder, step, model, optimizer=optimizer, config=shaping(config))
-            if config.measure_every and step % config.measure_every == 0 and step < config.steps:
-                meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
             asked = time.perf_counter()
         export(model, folder, run)
         readings, shown = measure(measured)

@@ -1,9 +1,9 @@
 """The scenes against an independent drawing (Pillow's polygons), an independent reading of the captions, and counting."""
 
+import itertools
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -135,18 +135,42 @@ def test_three_things_stand_as_they_are_said_to():
     assert seen > 60
 
 
-def test_things_lie_apart_and_within_the_image():
+def test_things_have_their_size_and_lie_apart():
     pairs = ScenePairs()
     for index in range(500):
         things = pairs.scene(index).things
         for thing in things:
             smallest, largest = SIZES[thing.size]
-            alone = 1.5 if len(things) == 1 and thing.size == "large" else 1.0
-            assert smallest <= 2 * thing.radius <= largest * alone
-            assert thing.radius <= thing.x <= 1 - thing.radius
-            assert thing.radius <= thing.y <= 1 - thing.radius
-        for one, other in pairwise(things):
+            alone = (1.2, 1.5) if len(things) == 1 and thing.size == "large" else (1.0, 1.0)
+            assert smallest * alone[0] <= 2 * thing.radius <= largest * alone[1]
+        for one, other in itertools.combinations(things, 2):
             assert math.hypot(one.x - other.x, one.y - other.y) > 0.999 * (one.radius + other.radius)
+
+
+def test_nothing_is_cut_off_by_the_border():
+    pairs = ScenePairs()
+    for index in range(700):
+        scene = pairs.scene(index)
+        if any(thing.size == "large" for thing in scene.things):
+            plain = Scene(scene.things, scene.relations, Ground("white", "plain"))
+            pixels = draw(plain, 96, np.random.default_rng(0)).astype(int)
+            border = np.concatenate([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], axis=1)
+            # colours differ in their channels by far more than a tinted white and its noise do
+            assert (border.max(0) - border.min(0)).max() < 60, scene
+
+
+def test_places_turns_and_tones_vary():
+    scenes = [ScenePairs().scene(index) for index in range(400)]
+    alone = [scene.things[0] for scene in scenes if len(scene.things) == 1]
+    middle = np.mean([abs(thing.x - 0.5) < 0.1 and abs(thing.y - 0.5) < 0.1 for thing in alone])
+    assert 0.6 < middle < 0.95
+    in_the_middle = [thing.x for thing in alone if abs(thing.x - 0.5) < 0.1]
+    assert np.ptp(in_the_middle) > 0.03
+    assert np.ptp([thing.turn for thing in alone]) > 0.2
+    tones = {tone: [] for tone in ("white", "grey")}
+    for index, scene in enumerate(scenes[:150]):
+        tones[scene.ground.tone].append(float(np.median(ScenePairs()[index].image.float().mean(0))))
+    assert np.mean(tones["white"]) > np.mean(tones["grey"]) + 20
 
 
 def test_shapes_and_counts_are_varied():

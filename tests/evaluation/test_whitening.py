@@ -70,6 +70,9 @@ def test_a_direction_that_never_varies_is_no_nan():
     [
         (torch.zeros(1, 4), 0.1, r"\(1, 4\); give \(N, E\) of two"),
         (torch.randn(5, 4), 0.0, "shrink 0.0 must be above 0"),
+        (torch.randn(5, 4), float("inf"), "shrink inf must be above 0 and finite"),
+        (torch.full((5, 4), torch.nan), 0.1, "not finite; look at the model"),
+        (torch.full((7, 4), 0.1, dtype=torch.float64), 0.1, "7 embeddings are all equal"),
         (torch.ones(5, 4), 0.1, "5 embeddings are all equal"),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: 
         (["--model", "huge"], "no model is called 'huge'; there are tiny"),
         (
             ["--corpus", "emoji", "--data", "/nowhere"],
-            "/nowhere is not there; make it by: python recipes/data/emoji.py",
+            "/nowhere/google-*.tar is not there; make it by: python recipes/data/emoji.py",
         ),
         (["--resume", "/nowhere"], "/nowhere has no checkpoint"),
         (["--weights.mim", "0"], "--shares.image is 0.15, but mim have weight 0"),
@@ -135,7 +135,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: 
         (["--weights.mim", "nan"], "must be numbers of 0 or more"),
         (["--save-every", "0"], "--save-every 0 must be at least 1"),
         (["--mask-rate", "1.5"], "--mask-rate 1.5 must be at least 0 and below 1"),
-        (["--image-size", "50"], "--image-size 50 is no multiple of --patch-size 8"),
+        (["--image-size", "50"], "--image-size 50 is no multiple of --patch-size 12"),
         (["--warmup-steps", "900"], "--warmup-steps 900 must be below --steps 900"),
     ],
 )

@@ -1,6 +1,7 @@
 """What a run writes of itself."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,32 @@ def test_what_is_no_number_stops_the_run_by_name(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="by step 1, pair/itm is no finite number"):
         meter.step(1)
     meter.close()
+
+
+def test_a_pause_is_no_training_time(tmp_path: Path) -> None:
+    meter = Meter(tmp_path, 4, 2)
+    for step in range(4):
+        meter.add("image", {"mim": torch.tensor(1.0)}, samples=8, waited=0.0, lr=0.1, norm=torch.tensor(2.0))
+        if step == 2:
+            with meter.paused():
+                time.sleep(0.4)
+        meter.step(step + 1)
+    meter.close()
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert records[1]["step/samples_per_s"] > 16 / 0.3
+
+
+def test_measurements_before_the_checkpoint_stay_and_the_last_one_comes_anew(tmp_path: Path) -> None:
+    def measured_at(start: int) -> list[int]:
+        Meter(tmp_path, 6, 1, start=start).close()
+        return [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+    meter = Meter(tmp_path, 6, 1)
+    for step in (2, 4, 6):
+        meter.write(step, {"measured/auroc": 0.5})
+    meter.close()
+    assert measured_at(6) == [2, 4]
+    assert measured_at(3) == [2]
 
 
 def test_a_log_gone_on_with_has_each_step_once(tmp_path: Path) -> None:

@@ -110,6 +110,15 @@ def test_blur_smooths_and_keeps_the_mean():
     assert changed.float().std() < 0.9 * image.float().std()
 
 
+def test_blur_differs_in_strength_and_passes_over_what_is_too_thin():
+    image = soft_image().repeat(1, 6, 6)
+    spreads = [float(only(blur=1.0)(image, np.random.default_rng(seed)).float().std()) for seed in range(12)]
+    assert max(spreads) > 1.3 * min(spreads)
+    for shape in ((1, 1), (1, 70), (2, 1)):
+        thin = torch.full((3, *shape), 7, dtype=torch.uint8)
+        assert torch.equal(only(blur=1.0)(thin, np.random.default_rng(0)), thin)
+
+
 def emoji() -> torch.Tensor:
     """A red square with a white eye on white, its edge half white."""
     image = torch.full((3, 32, 32), 255, dtype=torch.uint8)
@@ -206,6 +215,8 @@ def test_white_stays_white_and_all_else_is_changed_as_without():
     white = emoji().amin(0) == 255
     assert white.sum() > 700
     assert bool((kept[:, white] == 255).all())
+    ramp = torch.arange(225, 256, dtype=torch.uint8).view(1, 1, 31).expand(3, 4, 31)
+    assert torch.equal(OnWhite(only(), relit())(ramp, rng(0)), ramp)
     solid = emoji().amin(0) < 231
     assert torch.equal(kept[:, solid], plain[:, solid])
     assert not torch.equal(plain[:, white], kept[:, white])

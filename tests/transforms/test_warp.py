@@ -52,6 +52,22 @@ def test_turns_within_its_degrees_both_ways():
     assert [math.hypot(x, y) for _, x, y in moved(turn=20.0)] == pytest.approx([20] * 80, abs=0.6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(65, 129), (129, 65)])
+def test_turns_by_degrees_whatever_the_shape(height, width):
+    image = torch.full((3, height, width), 200, dtype=torch.uint8)
+    cx, cy = width // 2, height // 2
+    image[:, cy - 2 : cy + 3, cx + 18 : cx + 23] = 0
+    angles = []
+    for seed in range(60):
+        dark = (200 - only(turn=20.0)(image, np.random.default_rng(seed))[0].float()).clamp(min=0)
+        x = float((dark.sum(0) * (torch.arange(width) - cx)).sum() / dark.sum())
+        y = float((dark.sum(1) * (torch.arange(height) - cy)).sum() / dark.sum())
+        angles.append(math.degrees(math.atan2(y, x)))
+        assert math.hypot(x, y) == pytest.approx(20, abs=0.8)
+    assert 15 < max(angles) < 21
+    assert -21 < min(angles) < -15
+
+
 def test_zooms_both_ways():
     seen = moved(zoom=0.4)
     sizes = np.array([x / 20 for _, x, _ in seen])
@@ -82,13 +98,19 @@ def test_shifts_within_its_share_of_the_side():
     assert (np.abs(seen).max(0) > 0.08).all()
 
 
-def test_perspective_makes_one_side_larger():
-    left, right = (
-        np.array([darkness(only(perspective=0.3)(spot(x), np.random.default_rng(s)))[0] for s in range(60)])
+@pytest.mark.parametrize("across", [True, False])
+def test_perspective_makes_one_side_larger(across):
+    near, far = (
+        np.array(
+            [
+                darkness(only(perspective=0.3)(spot(*((x, 32) if across else (32, x))), np.random.default_rng(s)))[0]
+                for s in range(60)
+            ]
+        )
         for x in (12, 52)
     )
-    assert np.corrcoef(left, right)[0, 1] < -0.7
-    assert right.max() > 1.2 * right.min()
+    assert np.corrcoef(near, far)[0, 1] < -0.7
+    assert far.max() > 1.2 * far.min()
 
 
 def test_bends_knots_by_their_standard_deviation():

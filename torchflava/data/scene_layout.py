@@ -10,8 +10,8 @@ import numpy as np
 
 COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "cross", "moon")
-SIZES = {"small": (0.25, 0.28), "medium": (0.33, 0.36), "large": (0.42, 0.46)}
-"""Diameters. A large thing that stands alone may be half as large again."""
+SIZES = {"small": (0.24, 0.27), "medium": (0.31, 0.34), "large": (0.37, 0.39)}
+"""Diameters. A large thing that stands alone is larger still, by a fifth to a half."""
 RELATIONS = ("left", "right", "above", "below")
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 

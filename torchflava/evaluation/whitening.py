@@ -4,6 +4,7 @@ co-occurrences in image retrieval: the benefit of PCA and whitening").
 Letters: N, Q rows, E embedding width.
 """
 
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -28,15 +29,18 @@ def fit_whitening(embeddings: Tensor, *, shrink: float = 0.1) -> Whitening:
     """Principal axes of (N, E) embeddings, each divided by its standard deviation plus `shrink` times the largest.
 
     Raises:
-        ValueError: for fewer than two rows, or a `shrink` that is not above 0: directions that never vary would be divided by 0.
+        ValueError: for fewer than two rows, rows that are all equal or not finite, or a `shrink` that is not above 0 and finite:
+            directions that never vary would be divided by 0.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}; give (N, E) of two rows or more")
-    if not shrink > 0:
-        raise ValueError(f"shrink {shrink} must be above 0")
+    if not 0 < shrink < inf:
+        raise ValueError(f"shrink {shrink} must be above 0 and finite")
+    if not torch.isfinite(embeddings).all():
+        raise ValueError("embeddings hold numbers that are not finite; look at the model that made them")
     centred = embeddings.double() - embeddings.double().mean(0)
     values, axes = torch.linalg.eigh(centred.T @ centred / (len(embeddings) - 1))
     deviation = values.clamp(min=0).sqrt()
-    if deviation[-1] == 0:
+    if deviation[-1] <= 1e-6 * embeddings.double().abs().max():
         raise ValueError(f"the {len(embeddings)} embeddings are all equal; there is nothing to fit to")
     return Whitening(embeddings.float().mean(0), (axes / (deviation + shrink * deviation[-1])).float())

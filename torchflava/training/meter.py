@@ -9,7 +9,8 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class Meter:
         self._began = self._since
         if folder is not None:
             self._events = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-            _forget_after(folder / "log.jsonl", start)
+            _forget_after(folder / "log.jsonl", start, steps)
             self._log = (folder / "log.jsonl").open("a")
             # `torchx run` on a terminal shows the job's output as it comes, and says so in this variable.
             live = sys.stderr.isatty() or os.environ.get("TTY_COMPATIBLE") == "1"
@@ -86,6 +87,13 @@ class Meter:
             self._shown.update(record)
             self._speak(step)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within is no training, so the samples a second leave its time out."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
     def write(self, step: int, record: Mapping[str, float]) -> None:
         """A record of `step`, into the log and TensorBoard's events."""
         if self.folder is None:
@@ -117,11 +125,12 @@ class Meter:
             self._log.close()
 
 
-def _forget_after(log: Path, step: int) -> None:
+def _forget_after(log: Path, step: int, steps: int) -> None:
     """Drop what a run wrote past the checkpoint that it goes on from, for those steps come again."""
     if log.is_file():
         lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step and '"measured/' not in line]
+        # What was measured after the last step is measured anew even by a run that had nothing left to do.
+        kept = [line for line in lines if json.loads(line)["step"] < step + ('"measured/' not in line or step < steps)]
         log.write_text("".join(f"{line}\n" for line in kept))
 
 

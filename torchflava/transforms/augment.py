@@ -33,7 +33,8 @@ class Augment:
         hue: colours move by up to `hue` of the colour circle, at most 0.5, at equal luma.
         grey: probability of taking the colours away.
         mix: standard deviation of what each channel takes of the difference to each other one.
-        blur: probability of blurring, by a Gaussian of 0.3 to 1 % of the image's side, but at least of 0.4 pixels.
+        blur: probability of blurring, by a Gaussian of 0.3 to 1 % of the image's side, but at least of 0.4 pixels; an image
+            too thin for it is left as it is.
         tint: probability of another colour where a white background reaches the image's border.
     """
 
@@ -136,7 +137,10 @@ class Relight:
 
 
 class OnWhite:
-    """Makes changes to a picture on white, and keeps white what was white: the background, and eyes and teeth with it."""
+    """Makes changes to a picture on white, and keeps white what was white: the background, and eyes and teeth with it.
+
+    What is nearly white, such as a soft edge, is changed the less the whiter it is.
+    """
 
     def __init__(self, *changes: Callable[[Tensor, Rng], Tensor]) -> None:
         self.changes = changes
@@ -147,7 +151,7 @@ class OnWhite:
         for change in self.changes:
             changed = change(changed, rng)
         ours = ((255 - image.amin(0).float()) / _NEAR_WHITE).clamp(max=1)
-        return (255 + ours * (changed.float() - 255)).round().to(torch.uint8)
+        return (image + ours * (changed.float() - image)).round().to(torch.uint8)
 
 
 def tint_background(image: Tensor, colour: np.ndarray) -> Tensor:
@@ -166,5 +170,8 @@ def tint_background(image: Tensor, colour: np.ndarray) -> Tensor:
 
 def _blurred(image: Tensor, share: float) -> Tensor:
     sigma = max(0.4, share * max(image.shape[1:]))
-    blurred: Tensor = v2.gaussian_blur(image, kernel_size=[2 * round(2 * sigma) + 1] * 2, sigma=[sigma, sigma])
+    reach = round(2 * sigma)
+    if min(image.shape[1:]) <= reach:  # too thin to be reflected at its border
+        return image
+    blurred: Tensor = v2.gaussian_blur(image, kernel_size=[2 * reach + 1] * 2, sigma=[sigma, sigma])
     return blurred

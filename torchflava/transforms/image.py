@@ -135,7 +135,7 @@ def crop_box(
 
 
 class TrainViews:
-    """One crop at two sizes: the encoder's view (bicubic) and the codebook's (Lanczos), both from the original pixels.
+    """One crop at two sizes: the encoder's view (bicubic) and the codebook's (Lanczos), both from the image's own pixels.
 
     Args:
         image_size: S, side of the encoder's view.

@@ -24,7 +24,7 @@ _CORNERS_OF_CELL = (_ROW[:, None] + [0, 1, 1, 0], _COLUMN[:, None] + [0, 0, 1, 1
 class Warp:
     """Moves an image's pixels as its generator says; 0 leaves a movement out. All are drawn evenly but the bend.
 
-    What comes in from outside has the mean colour of the corners. Lengths are shares of the image's side.
+    What comes in from outside has the mean colour of the corners. Lengths are shares of the longer side.
 
     Args:
         turn: degrees of rotation at most.
@@ -71,8 +71,9 @@ class Warp:
         size = image.shape[2], image.shape[1]
         boxes, knots = _cells(*size)
         # The same numbers are drawn whatever is left out, so that one setting does not change what the others do.
-        sources = self.sources(knots, rng.uniform(-1, 1, 8), rng.standard_normal(knots.shape))
-        at = (sources + 1) / 2 * size
+        sides = np.array(size) / max(size)  # turned and sheared as the image is seen, whatever its shape
+        amounts, bends = rng.uniform(-1, 1, 8), rng.standard_normal(knots.shape)
+        at = (self.sources(knots * sides, amounts, bends) / sides + 1) / 2 * size
         quads = at[_CORNERS_OF_CELL].reshape(-1, 8).tolist()
         mesh = [(box, quad) for box, quad in zip(boxes, quads, strict=True) if box[0] < box[2] and box[1] < box[3]]
         corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].float().mean(1).round().int().tolist()
@@ -84,7 +85,7 @@ class Warp:
     def sources(
         self, knots: NDArray[np.float64], amounts: NDArray[np.float64], bends: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Where knots come from: (5, 5, 2) -> (5, 5, 2), as (x, y) with the image's sides at -1 and 1.
+        """Where knots come from: (5, 5, 2) -> (5, 5, 2), as (x, y) from the centre, the longer side reaching from -1 to 1.
 
         Args:
             knots: places in the result.
@@ -104,4 +105,6 @@ def _cells(width: int, height: int) -> tuple[list[tuple[int, int, int, int]], ND
     """The cells of an image as (left, top, right, bottom), and their knots, (5, 5, 2), with the image's sides at -1 and 1."""
     xs, ys = (np.linspace(0, side, _CELLS + 1).round().astype(int).tolist() for side in (width, height))
     boxes = [(xs[c], ys[r], xs[c + 1], ys[r + 1]) for r, c in zip(_ROW.tolist(), _COLUMN.tolist(), strict=True)]
-    return boxes, np.stack(np.meshgrid(xs, ys), axis=-1) * (2 / np.array([width, height])) - 1
+    knots = np.stack(np.meshgrid(xs, ys), axis=-1) * (2 / np.array([width, height])) - 1
+    knots.setflags(write=False)  # shared by all who ask for this size
+    return boxes, knots
