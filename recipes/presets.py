@@ -79,11 +79,15 @@ class Config:
     patch_mask_rate: float = 75 / 196
     """Share of the patches that are masked, at most."""
 
+    max_corrupt_fraction: float = 0.01
+    """Share of a source's samples that may be unreadable, hence replaced by others, before the run stops."""
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     """That make batches, on each rank."""
     seed: int = 0
+    debug: bool = False
+    """Have the ranks compare which samples they are at in every step, not just in the first 20."""
     log_every: int = 10
     """Steps between two records in the log."""
     save_every: int = 400
@@ -143,6 +147,7 @@ _RANGES = (
     ("num_codes", 2, 65537),
     ("save_every", 1, math.inf),
     ("measure_every", 0, math.inf),
+    ("max_corrupt_fraction", 0, 1.0001),
     ("lr", 1e-12, math.inf),
     ("clip", 1e-12, math.inf),
     ("weight_decay", 0, math.inf),
@@ -199,7 +204,8 @@ def _preset_of(words: Sequence[str]) -> str:
 
 def shaping(config: Config) -> dict[str, Any]:
     """The settings that shape a run, as they go into config.json: all but where it lies and how it is watched."""
-    passing = ("folder", "resume", "threads", "device", "log_every", "save_every", "measure_every")
+    where, watched = ("folder", "resume", "threads", "device"), ("log_every", "save_every", "measure_every", "debug")
+    passing = (*where, *watched, "max_corrupt_fraction")
     return {name: value for name, value in _plain(asdict(config)).items() if name not in passing}
 
 

@@ -49,7 +49,7 @@ def main(words: list[str]) -> None:
     from measure_emoji import measure_emoji
     from measure_scenes import measure_scenes
     from report import report
-    from start import export, start
+    from start import export, keep_order, start
 
     from torchflava.data.mixture import Mixture
     from torchflava.data.prepare import prepare
@@ -68,13 +68,16 @@ def main(words: list[str]) -> None:
     num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + config.max_length
     with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision, num_tokens):
         folder, corpus, model, optimizer, done = start(config, run)
-        mixture = Mixture(kinds(corpus, config), config.batch_size, config.seed)
+        mixture = Mixture(
+            kinds(corpus, config), config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction
+        )
+        keep_order(mixture, folder, run, done)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
         weights = vars(config.weights)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji}[config.corpus]
         measured = Measured(config, corpus, model, run)
         asked = time.perf_counter()
-        for planned in mixture.batches(done, config.steps, num_threads=config.threads):
+        for planned in mixture.batches(done, config.steps, num_threads=config.threads, debug=config.debug):
             waited = time.perf_counter() - asked
             batch = prepare(planned.batch, run.device, normalise, corpus.codebook.encode)
             means = mean_losses(model(batch), config.loss_mean)

@@ -9,6 +9,7 @@ import torch
 from corpora import Corpus, open_corpus, save_corpus
 from presets import Config, shaping
 
+from torchflava.data.mixture import Mixture
 from torchflava.files import save_tensors
 from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model, metadata_of
 from torchflava.training import Run, adamw, full_weights, load_checkpoint, shard
@@ -60,6 +61,19 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
         if weight == 0:
             setattr(model, name, None)
     return model
+
+
+def keep_order(mixture: Mixture, folder: Path, run: Run, done: int) -> None:
+    """Keep what fixes the order of the data in `data.json`; a run that goes on must have the same.
+
+    Raises:
+        ValueError: naming what differs, such as the length of a source.
+    """
+    kept = folder / "data.json"
+    if done:
+        mixture.check_state(json.loads(kept.read_text()) | {"step": done})
+    elif run.leads:
+        kept.write_text(json.dumps(mixture.state(0)))
 
 
 def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:

@@ -1,5 +1,6 @@
 """The batches of a run: the same samples and the same randomness whatever the ranks, threads and starting point."""
 
+import json
 import random
 import threading
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ import torch
 
 from torchflava.batch import RawTextBatch
 from torchflava.data import mixture as mixture_module
-from torchflava.data.mixture import Kind, Mixture, Planned
+from torchflava.data.blend import Blend
+from torchflava.data.mixture import Kind, Mixture, Planned, Replaced, Replacements
 from torchflava.data.rows import ImageRows, PairRows, TextRows
 from torchflava.data.samples import PairSample, TextSample
 from torchflava.transforms.collate import Collate
@@ -97,17 +99,12 @@ def rows(planned: Planned) -> list[Any]:
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_together_see_what_one_sees(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_together_see_what_one_sees(world_size: int) -> None:
     alone = [mixture()[step] for step in range(12)]
-    monkeypatch.setattr(mixture_module, "world_size", lambda: world_size)
     for step in range(12):
-        seen = []
-        for rank in range(world_size):
-            monkeypatch.setattr(mixture_module, "rank", lambda rank=rank: rank)
-            planned = mixture()[step]
-            assert planned.kind == alone[step].kind
-            seen += rows(planned)
-        assert sorted(seen) == rows(alone[step])
+        parts = [mixture().part(step, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert {part.kind for part in parts} == {alone[step].kind}
+        assert sorted(row for part in parts for row in rows(part)) == rows(alone[step])
 
 
 def test_threads_prefetch_and_start_change_nothing() -> None:
@@ -149,12 +146,129 @@ def test_equal_captions_are_never_called_a_mismatch() -> None:
             assert batch[step].batch.matched.all()
 
 
-def test_a_corrupt_sample_is_replaced_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_corrupt_sample_is_replaced_counted_and_listed(caplog: pytest.LogCaptureFixture) -> None:
     batch = mixture(texts=Texts(29, broken={3, 7}))
-    sizes = [len(p.batch[0]) for p in batch.batches(0, 40)]
-    assert set(sizes) == {8}
-    assert batch.num_replaced > 0
-    assert "sample 3 is broken" in caplog.text
+    whole = list(batch.batches(0, 40, num_threads=3))
+    assert {len(p.batch[0]) for p in whole} == {8}
+    texts = 8 * sum(p.kind == "text" for p in whole)
+    assert batch.replacements.num_seen == {"texts": texts, "pairs": 320 - texts}
+    assert batch.num_replaced == len(batch.replaced) > 2
+    assert {(r.source, r.at, r.reason) for r in batch.replaced} == {
+        ("texts", at, f"sample {at} is broken") for at in (3, 7)
+    }
+    assert "texts, sample 3 is replaced: sample 3 is broken" in caplog.text
+    again = mixture(texts=Texts(29, broken={3, 7})).batches(0, 40)
+    assert all(a.equal(b) for x, y in zip(whole, again, strict=True) for a, b in zip(x.batch, y.batch, strict=True))
+
+
+@pytest.mark.timeout(60)
+def test_too_many_corrupt_samples_stop_the_run_with_the_list() -> None:
+    made = mixture(batch_size=100, texts=Texts(1000, broken=set(range(0, 1000, 40))))
+    with pytest.raises(CorruptSample) as caught:
+        list(made.batches(0, 60, num_threads=3))
+    told = str(caught.value)
+    replaced, seen = made.replacements.num_replaced["texts"], made.replacements.num_seen["texts"]
+    assert seen >= 500
+    assert replaced > 0.01 * seen
+    assert "samples of texts could not be read, more than max_corrupt_fraction 0.01" in told
+    assert "x sample # is broken" in told
+    assert told.count("\n  texts ") == min(20, int(told.split()[0]))
+    generous = Mixture(made.kinds, 100, 5, max_corrupt_fraction=0.04)
+    assert len(list(generous.batches(0, 30))) == 30
+
+
+def test_counts_of_threads_that_write_at_once_add_up() -> None:
+    counted = Replacements(1.0)
+    one = (Replaced("s", 1, "no"), "no")
+    threads = [
+        threading.Thread(target=lambda: [counted.add({"s": 3}, [one, one]) for _ in range(400)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (counted.num_seen["s"], counted.num_replaced["s"]) == (4800, 3200)
+    assert counted.reasons == {("s", "no"): 3200}
+
+
+class Failing(Texts):
+    """Raises what no source may."""
+
+    def __getitem__(self, index: int) -> TextSample:
+        if index == 11:
+            raise self.error
+        return super().__getitem__(index)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "error", [OSError("the disk is gone"), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), SystemExit(3)]
+)
+def test_whatever_a_source_raises_reaches_the_consumer_and_leaves_no_thread(error: BaseException) -> None:
+    before = set(threading.enumerate())
+    source = Failing(29)
+    source.error = error
+    with pytest.raises(type(error)) as caught:
+        list(mixture(texts=source).batches(0, 40, num_threads=2))
+    assert caught.value is error
+    if isinstance(error, Exception):
+        assert "at sample 11 of texts, epoch 0" in error.__notes__
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.is_alive()]
+
+
+def test_a_share_of_corrupt_samples_lies_between_none_and_all() -> None:
+    with pytest.raises(ValueError, match=r"max_corrupt_fraction 1\.5 must lie between 0 and 1"):
+        Mixture(mixture().kinds, 8, 5, max_corrupt_fraction=1.5)
+
+
+def test_a_sources_samples_are_the_same_inside_a_blend() -> None:
+    """Rows are made from the source that holds the sample, so that another's caption comes from there too."""
+    seen = []
+
+    def row(source: Any, index: int, rng: np.random.Generator) -> tuple[str, int, float]:
+        seen.append((source.name, index, float(rng.random())))
+        return seen[-1]
+
+    parts = [Texts(9), Pairs([f"c{i}" for i in range(7)])]
+    for source in (parts[0], parts[1], Blend("both", parts)):
+        kind = Kind(source, row, lambda rows: rows, 1.0)
+        alone = Mixture({"all": kind}, len(source), 5)
+        assert sorted(s[:2] for s in alone[0].batch) == sorted(
+            (p.name, i) for p in parts if source in (p,) or isinstance(source, Blend) for i in range(len(p))
+        )
+    inside, outside = seen[16:], seen[:16]
+    assert sorted(inside) == sorted(outside)
+
+
+def test_the_state_is_the_same_on_all_ranks_and_names_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = json.loads(json.dumps(mixture().state(17)))
+    assert mixture().check_state(state) == 17
+    monkeypatch.setattr(mixture_module, "world_size", lambda: 4)
+    monkeypatch.setattr(mixture_module, "rank", lambda: 3)
+    assert mixture().state(17) == state
+    with pytest.raises(ValueError, match="batch_size was 8, is 16"):
+        mixture(batch_size=16).check_state(state)
+    with pytest.raises(ValueError, match=r"sources.text.length was 29, is 30; use the same"):
+        mixture(texts=Texts(30)).check_state(state)
+    monkeypatch.setattr(mixture_module, "world_size", lambda: 3)
+    with pytest.raises(ValueError, match="a global batch of 8 cannot be shared evenly by 3 ranks"):
+        mixture()
+
+
+def test_ranks_compare_their_places_in_the_first_steps_and_always_in_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(mixture_module, "agree", told.append)
+    list(mixture().batches(5, 30))
+    assert len(told) == 20
+    assert told[0].startswith("step 5, ")
+    first = told[:]
+    told.clear()
+    list(mixture().batches(5, 30, debug=True))
+    assert len(told) == 25
+    assert told[:20] == first
+    told.clear()
+    list(mixture(texts=Texts(30)).batches(5, 6))
+    assert told[0] != first[0]
 
 
 def test_when_all_is_corrupt_the_run_stops_with_the_reason() -> None:

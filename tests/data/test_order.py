@@ -1,5 +1,7 @@
 """The order is a permutation, its shares are exact, and it knows nothing of ranks."""
 
+import time
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchflava.data.order import Order, draw, key, keyed_rng, numbers_of, permute
+from torchflava.data.order import Order, draw, draw_near, key, keyed_rng, numbers_of, permute, permute_near
 
 
 @given(n=st.integers(1, 2000), of=st.integers(0, 2**64 - 1))
@@ -98,3 +100,121 @@ def test_an_epoch_draws_every_sample_once_and_the_next_in_another_order() -> Non
 def test_keyed_generators_repeat_and_differ() -> None:
     assert keyed_rng(1, "a", 0, 5).random() == keyed_rng(1, "a", 0, 5).random()
     assert keyed_rng(1, "a", 0, 5).random() != keyed_rng(1, "a", 0, 6).random()
+
+
+def off(counts: np.ndarray, expected: float) -> float:
+    """By how many standard deviations a chi-square of counts lies above what chance gives."""
+    n = len(counts)
+    freedom = (n - 1) ** 2
+    return float((((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
+
+
+@pytest.mark.parametrize("n", [3, 5, 7, 20])
+def test_every_place_is_equally_likely_for_every_number(n: int) -> None:
+    """Four rounds alone are 6 deviations off for n = 5."""
+    counts, at, draws = np.zeros((n, n)), np.arange(n, dtype=np.uint64), 1000
+    for seed in range(draws):
+        counts[at, permute(n, key(seed, "places"), at)] += 1
+    assert off(counts, draws / n) < 4
+
+
+def test_a_huge_order_is_even_and_unrelated_to_the_next_epochs_and_to_its_neighbours() -> None:
+    n, drawn = 70_000_000, 40_000
+    numbers = np.arange(drawn, dtype=np.uint64)
+    first, second = (permute(n, key(0, "pmd", epoch), numbers).astype(float) / n for epoch in (0, 1))
+    for other in (second, np.roll(first, 1), np.roll(first, 64), np.arange(drawn)):
+        assert abs(np.corrcoef(first, other)[0, 1]) * np.sqrt(drawn) < 4
+    bins = np.bincount((first * 400).astype(int), minlength=400)
+    assert abs(((bins - 100) ** 2 / 100).sum() - 399) < 4 * np.sqrt(2 * 399)
+
+
+def test_an_order_of_seventy_million_starts_at_once_and_in_little_memory() -> None:
+    def start() -> None:
+        step = Order({"pair": 0.70, "image": 0.15, "text": 0.15}, seed=1)(3_000_000)
+        draw(70_000_000, "pmd", 1, numbers=numbers_of(step.turn, 8192, rank=0, world_size=64))
+
+    start()
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        start()
+        seconds.append(time.perf_counter() - begin)
+    tracemalloc.start()
+    start()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert min(seconds) < 0.05
+    assert peak < 1 << 20
+
+
+@given(n=st.integers(1, 300), epoch=st.integers(0, 5), seed=st.integers(0, 99), ranks=st.sampled_from([1, 2, 3, 4, 6]))
+def test_ranks_are_disjoint_and_complete_over_an_epoch(n: int, epoch: int, seed: int, ranks: int) -> None:
+    batch = 12
+    first, last = epoch * n // batch, -(-(epoch + 1) * n // batch)
+    seen: Counter[int] = Counter()
+    for rank in range(ranks):
+        for turn in range(first, last):
+            drawn = draw(n, "s", seed, numbers=numbers_of(turn, batch, rank=rank, world_size=ranks))
+            seen.update(d.at for d in drawn if d.epoch == epoch)
+    assert seen == dict.fromkeys(range(n), 1)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any),
+    window=st.integers(1, 14),
+    of=st.integers(0, 2**64 - 1),
+)
+def test_permute_near_visits_every_sample_once_and_few_shards_at_a_time(sizes: list[int], window: int, of: int) -> None:
+    starts = np.cumsum([0, *sizes])
+    n = int(starts[-1])
+    seen = permute_near(starts, of, np.arange(n, dtype=np.uint64), window=window)
+    assert sorted(seen.tolist()) == list(range(n))
+    shards = np.searchsorted(starts, seen.astype(int), side="right") - 1
+    # A shard is opened once, and is then one of at most `window` that are open.
+    open_at = [{s for s in set(shards.tolist()) if s in shards[: i + 1] and s in shards[i:]} for i in range(n)]
+    assert max(map(len, open_at)) <= window
+    alone = [int(permute_near(starts, of, np.array([i], dtype=np.uint64), window=window)[0]) for i in range(n)]
+    assert alone == seen.tolist()
+
+
+def test_epochs_of_permute_near_differ_and_shards_are_mixed_within_a_window() -> None:
+    starts = np.arange(0, 1001, 50)
+    numbers = np.arange(2000, dtype=np.uint64)
+    drawn = draw_near(starts, "s", 0, numbers=numbers, window=4)
+    first, second = [d.at for d in drawn[:1000]], [d.at for d in drawn[1000:]]
+    assert first != second
+    assert {d.epoch for d in drawn[:1000]} == {0}
+    for window in range(5):
+        in_window = np.array(first[200 * window : 200 * window + 200]) // 50
+        assert len(set(in_window.tolist())) == 4
+        assert len(set(in_window[:40].tolist())) == 4
+    assert {d // 50 for d in first[:200]} != {d // 50 for d in second[:200]}
+
+
+@pytest.mark.parametrize(("number", "window"), [(10, 2), (0, 0)])
+def test_permute_near_refuses_what_lies_outside(number: int, window: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"a window of {window} shards must be 1 or more, and numbers lie in \[0, 10\)"
+    ):
+        permute_near(np.array([0, 4, 10]), 0, np.array([number], dtype=np.uint64), window=window)
+
+
+def test_a_share_that_no_block_can_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="the share of b is less than one in 1000"):
+        Order({"a": 1 - 1e-5, "b": 1e-5}, 0)
+
+
+def test_places_are_those_of_the_steps_one_by_one() -> None:
+    order = Order({"a": 0.6, "b": 0.3, "c": 0.1}, seed=2)
+    steps = np.array([25, 3, 4, 104, 26], dtype=np.uint64)
+    kinds, turns = order.places(steps)
+    assert [(order.kinds[k], int(t)) for k, t in zip(kinds, turns, strict=True)] == [order(int(s)) for s in steps]
+
+
+def test_shares_over_ten_thousand_draws_are_the_papers() -> None:
+    order = Order({"pair": 0.70, "image": 0.15, "text": 0.15}, seed=11)
+    kinds, _ = order.places(np.arange(10_000, dtype=np.uint64))
+    counts = dict(zip(order.kinds, np.bincount(kinds).tolist(), strict=True))
+    assert counts == {"pair": 7000, "image": 1500, "text": 1500}
+    odd, _ = order.places(np.arange(7, 10_007, dtype=np.uint64))  # from within a block: off by less than a block
+    assert abs(np.bincount(odd) - np.bincount(kinds)).max() < 7

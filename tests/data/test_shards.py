@@ -4,7 +4,9 @@ import io
 import json
 import os
 import pickle
+import signal
 import tarfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from torchflava.data.samples import ImageSample, PairSample, TextSample
-from torchflava.data.shards import ShardImages, ShardPairs, TextLines, scan
+from torchflava.data.index import scan
+from torchflava.data.samples import ImageSample, PairSample
+from torchflava.data.shards import ShardImages, ShardPairs, ShardTexts
 from torchflava.data.tars import read_members, write_shards, write_tar, write_whole
 from torchflava.transforms.image import CorruptSample
 
@@ -96,9 +99,9 @@ def test_links_and_devices_are_passed_over(tmp_path):
             member = tarfile.TarInfo("0.jpg")
             member.type, member.linkname = kind, "/etc/passwd"
             tar.addfile(member)
-        write_members(tar, [("0.txt", b"t"), ("../../1.jpg", b"i"), ("../../1.txt", b"u")])
+        write_members(tar, [("0.txt", b"t"), ("../../1.jpg", b"h"), ("../../1.txt", b"u"), *pair("2", 2)])
     pairs = ShardPairs([path])
-    assert (len(pairs), pairs.num_incomplete, pairs[0].image) == (1, 1, b"i")
+    assert (len(pairs), pairs.num_incomplete, pairs[0].caption) == (1, 1, "caption 2é")
 
 
 def write_members(tar: tarfile.TarFile, members: list[Member]) -> None:
@@ -118,7 +121,7 @@ def test_a_truncated_tar_is_named(two_shards, keep):
 
 
 def test_a_broken_header_in_the_middle_is_named(two_shards):
-    offset = scan(two_shards[0])[1].parts["jpg"].offset - 512
+    offset = (int(scan(two_shards[0]).columns["members"][1, 0, 0]) - 1) * 512
     data = bytearray(two_shards[0].read_bytes())
     data[offset : offset + 4] = b"\xff\xff\xff\xff"
     two_shards[0].write_bytes(data)
@@ -158,23 +161,50 @@ def test_bad_captions_and_json_name_the_sample(tmp_path):
         ("1.txt", b"\xff\xfe"),
         ("1.json", b"[1]"),
         ("2.jpg", b"i"),
-        ("2.txt", b""),
+        ("2.txt", b" \n"),
         ("2.json", b"{"),
+        ("3.jpg", b"i"),
+        ("3.txt", b"a" * 65_537),
+        ("3.json", b"[" * 100_000),
     ]
     pairs = ShardPairs([make_tar(tmp_path / "s.tar", bad)])
     with pytest.raises(CorruptSample, match=r"s\.tar/1: its caption is not UTF-8"):
         pairs[0]
-    with pytest.raises(ValueError, match=r"s\.tar/1: its \.json holds a list"):
+    with pytest.raises(CorruptSample, match=r"s\.tar/2: its caption is empty"):
+        pairs.caption(1)
+    with pytest.raises(CorruptSample, match=r"s\.tar/3: its caption has 65537 bytes; at most 65536"):
+        pairs[2]
+    with pytest.raises(CorruptSample, match=r"s\.tar/1: its \.json holds a list"):
         pairs.meta(0)
-    with pytest.raises(ValueError, match=r"s\.tar/2: its \.json cannot be read"):
-        pairs.meta(1)
+    for i in (1, 2):
+        with pytest.raises(CorruptSample, match=rf"s\.tar/{i + 1}: its \.json cannot be read"):
+            pairs.meta(i)
 
 
 def test_a_shard_that_became_shorter(two_shards):
     pairs = ShardPairs(two_shards)
     os.truncate(two_shards[0], 600)
-    with pytest.raises(ValueError, match=r"a-00000\.tar has become shorter .* byte 600"):
+    with pytest.raises(CorruptSample, match=r"a-00000\.tar has become shorter .* byte 600"):
         pairs[0]
+    assert pairs[3].caption == "caption 4é"
+
+
+def test_a_shard_that_is_gone_or_another(two_shards):
+    pairs = ShardPairs(two_shards)
+    two_shards[0].unlink()
+    with pytest.raises(CorruptSample, match=r"a-00000\.tar cannot be read any more"):
+        pairs[0]
+    make_tar(two_shards[0], pair("0007", 1) + pair("0008", 2) + pair("0009", 3))
+    with pytest.raises(CorruptSample, match=r"a-00000\.tar is not the one that was indexed"):
+        ShardPairs.caption(pickle.loads(pickle.dumps(pairs)), 1)
+
+
+def test_texts_of_pairs_and_texts_alone(tmp_path):
+    members = [("1.txt", b"alone"), ("2.png", b"no caption"), *pair("3", 3), ("4.json", b"{}")]
+    texts = ShardTexts([make_tar(tmp_path / "s.tar", members)])
+    assert [texts[i].text for i in range(len(texts))] == ["caption 3é", "alone"]
+    assert texts.num_incomplete == 2
+    assert texts.starts.tolist() == [0, 2]
 
 
 def test_threads_and_pickling_change_nothing(two_shards):
@@ -185,30 +215,38 @@ def test_threads_and_pickling_change_nothing(two_shards):
         assert list(pool.map(pickle.loads(pickle.dumps(pairs)).__getitem__, indices)) == alone
 
 
-def test_nothing_stays_open(two_shards):
-    before = os.listdir("/proc/self/fd") if Path("/proc/self/fd").exists() else []
+def num_open() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_few_files_stay_open_and_none_without_the_source(tmp_path):
+    paths = [make_tar(tmp_path / f"{n:02}.tar", pair("1", n)) for n in range(40)]
+    before = num_open()
+    pairs = ShardPairs(paths)
+    with ThreadPoolExecutor(4) as pool:
+        assert [len(sample.image) for sample in pool.map(pairs.__getitem__, [*range(40)] * 3)] == [*range(511, 551)] * 3
+    assert before < num_open() <= before + 32
+    del pairs
+    assert num_open() == before
+
+
+def test_a_forked_process_reads_beside_its_parent(two_shards):
     pairs = ShardPairs(two_shards)
-    pairs[0]
-    assert len(os.listdir("/proc/self/fd") if before else []) == len(before)
+    alone = [pairs[i] for i in range(5)]
+    with pairs._storage._kept.lock, warnings.catch_warnings():  # as if another thread held it at the fork
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # ends it where it waits for the lock
+            os._exit(0 if [pairs[i] for i in range(5)] == alone else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_text_lines(tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_bytes("first\n\n  \nsecond é\r\nthird".encode() + b" \xff\n")
-    texts = TextLines(path, "glosses")
-    assert [texts[i].text for i in range(len(texts))] == ["first", "second é", "third �"]
-    assert texts[1] == TextSample("second é", "texts.txt/1")
-    with pytest.raises(IndexError, match="glosses: index 3"):
-        texts[3]
-    path.write_text("\n \n")
-    with pytest.raises(ValueError, match="no line with a text"):
-        TextLines(path)
-    with pytest.raises(ValueError, match=r"gone\.txt cannot be read"):
-        TextLines(tmp_path / "gone.txt")
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=9).filter(str.strip)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.binary(max_size=1100), st.text(max_size=9)), min_size=1, max_size=7), st.integers(1, 8))
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=1100), TEXTS), min_size=1, max_size=7), st.integers(1, 8))
 def test_what_was_written_is_read(tmp_path_factory, content, size):
     folder = tmp_path_factory.mktemp("shards")
     samples = [(f"{i:03}", {"png": image, "txt": text.encode()}) for i, (image, text) in enumerate(content)]

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PRELOADED = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
+PRELOADED = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torchflava.data.mixture"]
 Check = Callable[..., Any]
 """Called on every rank as check(rank, world_size); returns what can be pickled."""
 

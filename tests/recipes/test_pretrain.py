@@ -113,6 +113,13 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "going on at step 3" in done.stdout
     assert losses(folder) == losses(tiny_run[0])
+    kept = json.loads((folder / "data.json").read_text())
+    assert kept["batch_size"] == 8
+    kept["sources"]["pair"]["length"] += 1  # the source has grown since
+    (folder / "data.json").write_text(json.dumps(kept))
+    grown = run(["--preset", "tiny", "--resume", str(folder)], tmp_path)
+    assert grown.returncode != 0
+    assert "scene-pairs-train" in grown.stderr
     other = run(["--preset", "tiny", "--resume", str(folder), "--lr", "0.1"], tmp_path)
     assert other.returncode != 0
     assert "lr was 0.0015, is 0.1" in other.stderr

@@ -43,6 +43,8 @@ ELSEWHERE = {
     "gradients": "differs over ranks only: tests/distributed",
     "loss_mean": "differs over ranks only: tests/distributed",
     "device": "there may be one only",
+    "max_corrupt_fraction": "stops a run whose data is bad: tests/data/test_mixture",
+    "debug": "compares ranks more often: tests/data/test_agreement",
     "threads": "must change nothing: tests/data/test_mixture",
     "log_every": "how often, not what",
     "save_every": "how often: test_pretrain",

@@ -1,29 +1,44 @@
 """Where samples come from, in which order, and how they become batches."""
 
-from torchflava.data.mixture import Kind, Mixture, Planned
+from torchflava.data.blend import Blend, Nearby
+from torchflava.data.folders import FolderImages, FolderPairs
+from torchflava.data.lines import TextLines
+from torchflava.data.mixture import Kind, Mixture, Planned, Replaced
 from torchflava.data.order import Order, keyed_rng, permute
 from torchflava.data.prepare import prepare
+from torchflava.data.remote import DiskCache, Ranged, Retries
 from torchflava.data.rows import ImageRows, PairRows, TextRows
 from torchflava.data.samples import ImageSample, PairSample, PairSource, Source, TextSample
 from torchflava.data.scenes import SceneClasses, SceneImages, ScenePairs, SceneTexts
-from torchflava.data.shards import ShardImages, ShardPairs, TextLines
+from torchflava.data.shards import ShardImages, ShardPairs, ShardTexts
+from torchflava.data.sorting import Endings
 
 __all__ = [
+    "Blend",
+    "DiskCache",
+    "Endings",
+    "FolderImages",
+    "FolderPairs",
     "ImageRows",
     "ImageSample",
     "Kind",
     "Mixture",
+    "Nearby",
     "Order",
     "PairRows",
     "PairSample",
     "PairSource",
     "Planned",
+    "Ranged",
+    "Replaced",
+    "Retries",
     "SceneClasses",
     "SceneImages",
     "ScenePairs",
     "SceneTexts",
     "ShardImages",
     "ShardPairs",
+    "ShardTexts",
     "Source",
     "TextLines",
     "TextRows",

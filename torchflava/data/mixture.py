@@ -3,29 +3,43 @@
 torchdata's nodes do the threads and the prefetching behind `batches`; the order is `data.order`'s.
 """
 
+import json
 import logging
+import re
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torchdata.nodes import BaseNode, Loader, ParallelMapper, Prefetcher
+import torch
+from torchdata.nodes import BaseNode, Loader, ParallelMapper, PinMemory, Prefetcher
 
 from torchflava.batch import RawBatch
-from torchflava.data.order import Order, draw, keyed_rng, numbers_of, permute
+from torchflava.data.agreement import agree, same
+from torchflava.data.blend import Chosen, choose, told
+from torchflava.data.order import Order, key, keyed_rng, numbers_of, permute
 from torchflava.distributed import rank, world_size
 from torchflava.transforms.image import CorruptSample
 
 log = logging.getLogger(__name__)
 
 _TRIES = 10
+_AGREED = 20
+"""Steps after each start at which ranks compare their places."""
+_ENOUGH = 500
+"""Samples of a source that are looked at before its share of corrupt ones is judged."""
+_LISTED = 10_000
+"""Replaced samples that are kept by name; all are counted."""
+_SHOWN = 20  # of them, in an error
 
 
 class Kind(NamedTuple):
     """One kind of batch."""
 
     source: Any
-    """Samples by index, of whatever type `row` takes."""
+    """Samples by index, of whatever type `row` takes; a `Blend` of several, or one drawn `Nearby`."""
     row: Callable[..., Any]
-    """(source, index, rng) -> row."""
+    """(source, index, rng) -> row; of a blend's sources it is given the one that holds the sample."""
     collate: Callable[[Sequence[Any]], RawBatch]
     """rows -> batch."""
     share: float
@@ -40,6 +54,63 @@ class Planned(NamedTuple):
     batch: RawBatch
 
 
+class Replaced(NamedTuple):
+    """A sample that could not be read."""
+
+    source: str
+    at: int
+    """Its index there."""
+    reason: str
+
+
+class Replacements:
+    """Which samples could not be read, and whether they are too many. Threads may write at once.
+
+    Args:
+        max_corrupt_fraction: of the samples of a source, once 500 of it were looked at.
+    """
+
+    def __init__(self, max_corrupt_fraction: float) -> None:
+        if not 0 <= max_corrupt_fraction <= 1:
+            raise ValueError(f"max_corrupt_fraction {max_corrupt_fraction} must lie between 0 and 1")
+        self.max_corrupt_fraction = max_corrupt_fraction
+        self.listed: list[Replaced] = []
+        """The first 10,000."""
+        self.num_seen: Counter[str] = Counter()
+        """Samples looked at, by source."""
+        self.num_replaced: Counter[str] = Counter()
+        """Samples replaced, by source."""
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        """How often, by source and sort of error."""
+        self._lock = threading.Lock()
+
+    def add(self, seen: Mapping[str, int], replaced: Sequence[tuple[Replaced, str]]) -> None:
+        """Count the samples looked at, by source, and those replaced, each with its sort of error.
+
+        Raises:
+            CorruptSample: if a source has too many, with what was replaced and why.
+        """
+        with self._lock:
+            self.num_seen.update(seen)
+            for sample, sort in replaced:
+                self.num_replaced[sample.source] += 1
+                self.reasons[sample.source, sort] += 1
+                if len(self.listed) < _LISTED:
+                    self.listed.append(sample)
+            for name in {sample.source for sample, _ in replaced}:
+                most = self.max_corrupt_fraction * self.num_seen[name]
+                if self.num_seen[name] >= _ENOUGH and self.num_replaced[name] > most:
+                    raise CorruptSample(self._list(name))
+
+    def _list(self, name: str) -> str:
+        seen, replaced = self.num_seen[name], self.num_replaced[name]
+        reasons = [f"{n} x {sort}" for (source, sort), n in self.reasons.most_common() if source == name]
+        first = [f"  {name} {at}: {reason}" for source, at, reason in self.listed if source == name][:_SHOWN]
+        begin = f"{replaced} of {seen} samples of {name} could not be read, more than max_corrupt_fraction "
+        begin += f"{self.max_corrupt_fraction}; check its shards, or raise it"
+        return "\n".join([begin, f"by reason: {', '.join(reasons)}", f"the first {len(first)}:", *first])
+
+
 class Mixture:
     """The batches of a run, by step.
 
@@ -47,9 +118,17 @@ class Mixture:
         kinds: by name, such as image, text, pair.
         batch_size: of all ranks together, a multiple of their number.
         seed: of the run.
+        max_corrupt_fraction: of a source's samples that may be unreadable, hence replaced, before the run stops. One in a
+            hundred: what passed a download and its checks fails far more rarely than that, so more than this is a broken
+            disk or shard, while less does not move what is learnt.
+
+    Raises:
+        ValueError: for an empty source, shares that do not add up to 1, and a batch that the ranks cannot share evenly.
     """
 
-    def __init__(self, kinds: Mapping[str, Kind], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, kinds: Mapping[str, Kind], batch_size: int, seed: int, *, max_corrupt_fraction: float = 0.01
+    ) -> None:
         for name, kind in kinds.items():
             if len(kind.source) < 1:
                 raise ValueError(f"the source of {name} batches, {kind.source.name}, is empty")
@@ -57,38 +136,129 @@ class Mixture:
         self.batch_size = batch_size
         self.seed = seed
         self.order = Order({name: kind.share for name, kind in kinds.items()}, seed)
-        self.num_replaced = 0
+        self.replacements = Replacements(max_corrupt_fraction)
         numbers_of(0, batch_size, rank=rank(), world_size=world_size())
+
+    @property
+    def replaced(self) -> list[Replaced]:
+        """The samples replaced so far on this rank; the first 10,000, `replacements` counts all."""
+        return list(self.replacements.listed)
+
+    @property
+    def num_replaced(self) -> int:
+        """Of all sources, on this rank."""
+        return sum(self.replacements.num_replaced.values())
 
     def __getitem__(self, step: int) -> Planned:
         """This rank's part of the batch of `step`."""
+        return self.part(step, rank=rank(), world_size=world_size())
+
+    def part(self, step: int, *, rank: int, world_size: int) -> Planned:
+        """What `rank` of `world_size` has of the batch of `step`."""
         place = self.order(step)
         kind = self.kinds[place.kind]
-        numbers = numbers_of(place.turn, self.batch_size, rank=rank(), world_size=world_size())
-        drawn = draw(len(kind.source), kind.source.name, self.seed, numbers=numbers)
-        rows = [self._row(kind, epoch, at) for epoch, at in drawn]
-        return Planned(step, place.kind, kind.collate(rows))
+        numbers = numbers_of(place.turn, self.batch_size, rank=rank, world_size=world_size)
+        return Planned(step, place.kind, self._batch(kind, choose(kind.source, self.seed, numbers=numbers)))
 
-    def _row(self, kind: Kind, epoch: int, index: int) -> Any:
-        """The row of a sample; one that is corrupt is logged and replaced by another that its key names."""
-        name, n = kind.source.name, len(kind.source)
-        for attempt in range(_TRIES):
-            at = index if attempt == 0 else int(permute(n, self.seed + attempt, index)[0])
-            try:
-                return kind.row(kind.source, at, keyed_rng(self.seed, name, epoch, at))
-            except CorruptSample as error:
-                self.num_replaced += 1
-                log.warning("%s, sample %d is replaced: %s", name, at, error)
-        raise CorruptSample(f"{_TRIES} samples of {name} in a row are corrupt, the last at {at}; check the data")
+    def _batch(self, kind: Kind, chosen: Sequence[Chosen]) -> RawBatch:
+        made = [_row(kind, self.seed, sample) for sample in chosen]
+        replaced = [failed for _, all_failed in made for failed in all_failed]
+        self.replacements.add(Counter(sample.source.name for sample in chosen), replaced)
+        return kind.collate([row for row, _ in made])
 
-    def batches(self, start: int, stop: int, *, num_threads: int = 1, prefetch: int = 4) -> Iterator[Planned]:
-        """The batches of steps start to stop - 1, made by threads ahead of their use."""
-        node = ParallelMapper(_Steps(start, stop), self.__getitem__, num_workers=num_threads, method="thread")
-        prefetcher = Prefetcher(node, prefetch_factor=prefetch)
+    def state(self, step: int) -> dict[str, Any]:
+        """What the data needs to go on at `step`: numbers and names for JSON, the same on every rank and at any number of
+        ranks, threads and batches made ahead."""
+        sources = {name: told(kind.source) for name, kind in self.kinds.items()}
+        fixed = {"seed": self.seed, "batch_size": self.batch_size, "kinds": self.order.counts, "sources": sources}
+        return {"step": step} | fixed
+
+    def check_state(self, saved: Mapping[str, Any]) -> int:
+        """The step to go on at, if a saved state is of this very order.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        step = int(saved["step"])
+        same(dict(saved), self.state(step))
+        return step
+
+    def batches(
+        self, start: int, stop: int, *, num_threads: int = 1, prefetch: int = 4, debug: bool = False
+    ) -> Iterator[Planned]:
+        """The batches of steps start to stop - 1, made by threads ahead of their use; in pinned memory where CUDA is in use.
+
+        Args:
+            start: the first step.
+            stop: the step after the last.
+            num_threads: that make batches.
+            prefetch: batches made ahead.
+            debug: have the ranks compare their places at every step, not just at the first 20.
+
+        Raises:
+            ValueError: on all ranks, if they follow different orders.
+            CorruptSample: if too many samples cannot be read.
+        """
+        state = f"{key(json.dumps(self.state(0), sort_keys=True)):016x}"
+        for planned in _in_threads(self.__getitem__, start, stop, num_threads=num_threads, prefetch=prefetch):
+            if debug or planned.step < start + _AGREED:
+                first = self.order(planned.step).turn * self.batch_size
+                agree(f"step {planned.step}, {planned.kind} from sample {first}, order {state}")
+            yield planned
+
+
+def _row(kind: Kind, seed: int, sample: Chosen) -> tuple[Any, list[tuple[Replaced, str]]]:
+    """The row of a sample, and those that are corrupt: each is logged and replaced by another that its key names."""
+    source, epoch, index = sample
+    failed: list[tuple[Replaced, str]] = []
+    at = index
+    for attempt in range(1, _TRIES + 1):
         try:
-            yield from Loader(prefetcher)
-        finally:
-            _end_threads(prefetcher)
+            return kind.row(source, at, keyed_rng(seed, source.name, epoch, at)), failed
+        except CorruptSample as error:
+            log.warning("%s, sample %d is replaced: %s", source.name, at, error)
+            failed.append((Replaced(source.name, at, str(error)), _sort(error)))
+        except Exception as error:
+            error.add_note(f"at sample {at} of {source.name}, epoch {epoch}")
+            raise
+        at = int(permute(len(source), seed + attempt, index)[0])
+    end = f"the last at {failed[-1][0].at} ({failed[-1][0].reason}); check the data"
+    raise CorruptSample(f"{_TRIES} samples of {source.name} in a row are corrupt, {end}")
+
+
+def _sort(error: CorruptSample) -> str:
+    """What errors of a sort have in common: the type of the cause, or their text less its numbers."""
+    return type(error.__cause__).__name__ if error.__cause__ else re.sub(r"\d+", "#", str(error))[:80]
+
+
+class _Failed(NamedTuple):
+    """An error on its way out of a thread: raised inside, torchdata's nodes would end the stream, or hang."""
+
+    error: BaseException
+
+
+def _in_threads(
+    make: Callable[[int], Planned], start: int, stop: int, *, num_threads: int, prefetch: int
+) -> Iterator[Planned]:
+    """The only place that knows torchdata: what `make` returns for start to stop - 1, in order; its errors are raised here."""
+
+    def made(step: int) -> Planned | _Failed:
+        try:
+            return make(step)
+        except BaseException as error:
+            return _Failed(error)
+
+    node: Any = ParallelMapper(_Steps(start, stop), made, num_workers=num_threads, method="thread")
+    node = Prefetcher(node, prefetch_factor=prefetch)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        node = PinMemory(node)
+    try:
+        for planned in Loader(node):
+            if isinstance(planned, _Failed):
+                raise planned.error
+            yield planned
+    finally:
+        _end_threads(node)
 
 
 def _end_threads(node: object) -> None:

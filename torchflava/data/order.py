@@ -4,7 +4,7 @@ Sources: cycle-walking Feistel permutations (Black and Rogaway 2002, §3); count
 Letters: B samples in a global batch, g the number of a sample among all that a kind has had since step 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 4
+_ROUNDS_OF_TWO_BITS = 10
+"""For halves of two bits (n of 5 to 16): after four rounds a number's place among five is off by up to a tenth."""
+_LONGEST_BLOCK = 1000
 
 
 def key(*parts: object) -> int:
@@ -40,7 +43,8 @@ def permute(n: int, of: int, index: NDArray[np.uint64] | int) -> NDArray[np.uint
     if n < 1 or (len(x) and int(x.max()) >= n):
         raise ValueError(f"permute: index {x.max() if len(x) else '-'} lies outside [0, {n})")
     half = max(1, ((n - 1).bit_length() + 1) // 2)
-    keys = [np.uint64(key(of, half, round_number)) for round_number in range(_ROUNDS)]
+    rounds = _ROUNDS_OF_TWO_BITS if half == 2 else _ROUNDS
+    keys = [np.uint64(key(of, half, round_number)) for round_number in range(rounds)]
     x = _feistel(x, half, keys)
     while len(outside := np.flatnonzero(x >= n)):
         x[outside] = _feistel(x[outside], half, keys)
@@ -63,6 +67,40 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+def permute_near(starts: NDArray[np.int64], of: int, numbers: NDArray[np.uint64], *, window: int) -> NDArray[np.uint64]:
+    """As `permute`, under a permutation of the samples of all shards that has but `window` shards open at a time.
+
+    The shards are permuted, and the samples of each `window` of them that follow one another are permuted among themselves:
+    a run of numbers reads few shards, as an object store asks for. Takes time and memory in the number of shards.
+
+    Args:
+        starts: (shards + 1,), the first index of each shard, from 0 on, and the number of all.
+        of: names the permutation, as `key` makes it.
+        numbers: in [0, starts[-1]).
+        window: shards that are open together.
+
+    Raises:
+        ValueError: if the window is below 1 or a number lies outside.
+    """
+    begins, length, total = starts[:-1].astype(np.uint64), np.diff(starts).astype(np.uint64), int(starts[-1])
+    if window < 1 or (len(numbers) and int(numbers.max()) >= total):
+        raise ValueError(
+            f"permute_near: a window of {window} shards must be 1 or more, and numbers lie in [0, {total})"
+        )
+    shards = permute(len(length), key(of, "shards"), np.arange(len(length), dtype=np.uint64))
+    begins, length = begins[shards], length[shards]
+    ends = np.cumsum(length)
+    edges = np.concatenate([np.zeros(1, np.uint64), ends[window - 1 : len(ends) - 1 : window], ends[-1:]])
+    windows = np.searchsorted(edges, numbers, side="right") - 1
+    place = np.empty_like(numbers)
+    for w in np.unique(windows):
+        here = windows == w
+        inside = permute(int(edges[w + 1] - edges[w]), key(of, int(w)), numbers[here] - edges[w])
+        place[here] = edges[w] + inside
+    shard = np.searchsorted(ends, place, side="right")
+    return begins[shard] + (place - (ends[shard] - length[shard]))
+
+
 class Place(NamedTuple):
     """What a step of training is about."""
 
@@ -73,51 +111,83 @@ class Place(NamedTuple):
 
 
 class Order:
-    """Which kind of batch comes at which step: blocks of steps in which every kind has its share, each shuffled by its key.
+    """Which kind comes at which step: blocks of steps in which every kind has its share exactly, each shuffled by its key.
 
     Args:
-        shares: the share of each kind, above 0, adding up to 1; .70, .15 and .15 make blocks of 14 + 3 + 3 steps.
+        shares: the share of each kind, above 0, adding up to 1; .70, .15 and .15 make blocks of 14 + 3 + 3 steps. Shares
+            that need blocks longer than `longest` are rounded to whole steps of such a block.
         seed: of the run.
+        name: tells orders of one run apart.
+        longest: the most steps of a block.
 
     Raises:
-        ValueError: for a share that is not above 0 or shares that do not add up to 1.
+        ValueError: for a share that is not above 0, shares that do not add up to 1, and one that rounds to no step at all.
     """
 
-    def __init__(self, shares: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self, shares: Mapping[str, float], seed: int, *, name: str = "kinds", longest: int = _LONGEST_BLOCK
+    ) -> None:
         wrong = {kind: share for kind, share in shares.items() if not share > 0}
         if wrong or abs(sum(shares.values()) - 1) > 1e-6:
             raise ValueError(f"shares {dict(shares)} must each be above 0 (leave a kind out instead) and add up to 1")
-        counts = _block(shares)
         self.seed = seed
-        self.counts = counts
-        self._kinds = [kind for kind in sorted(counts) for _ in range(counts[kind])]
+        self.name = name
+        self.counts = dict(_counts(tuple(shares.items()), longest))
+        self.kinds = sorted(shares)
+        """The kinds, in the order of their numbers."""
+        self._counts = tuple(self.counts[kind] for kind in self.kinds)
 
     def __call__(self, step: int) -> Place:
         """The place of `step`, 0 or more."""
         if step < 0:
             raise ValueError(f"step {step} is below 0")
-        block, within = divmod(step, len(self._kinds))
-        before = [self._kinds[i] for i in _shuffled(len(self._kinds), key(self.seed, "kinds", block))[: within + 1]]
-        kind = before[-1]
-        return Place(kind, block * self.counts[kind] + before.count(kind) - 1)
+        kinds, turns = self.places(np.array([step], dtype=np.uint64))
+        return Place(self.kinds[int(kinds[0])], int(turns[0]))
+
+    def places(self, steps: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """The number of each step's kind (among `kinds`), and how many steps of this kind came before it."""
+        length = sum(self._counts)
+        kinds, turns = np.empty(len(steps), np.int64), np.empty(len(steps), np.uint64)
+        blocks, within = steps // np.uint64(length), (steps % np.uint64(length)).astype(np.int64)
+        counts = np.array(self._counts, dtype=np.uint64)
+        for block in np.unique(blocks):
+            here = blocks == block
+            kind_at, before = _shuffled(self._counts, key(self.seed, self.name, int(block)))
+            kinds[here] = kind_at[within[here]]
+            turns[here] = block * counts[kinds[here]] + before[within[here]]
+        return kinds, turns
 
 
-def _block(shares: Mapping[str, float]) -> dict[str, int]:
-    """The smallest block of at most 1,000 steps in which every share is a whole number; else 1,000, rounded."""
-    for length in range(1, 1001):
-        counts = {kind: round(share * length) for kind, share in shares.items()}
-        if all(abs(counts[kind] - share * length) < 1e-6 * length for kind, share in shares.items()):
-            return counts
-    counts = {kind: max(1, int(share * 1000)) for kind, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda kind: (counts[kind] - shares[kind] * 1000, kind))
-    for kind in by_remainder[: 1000 - sum(counts.values())]:
+@lru_cache(maxsize=32)
+def _counts(items: tuple[tuple[str, float], ...], longest: int) -> dict[str, int]:
+    """The smallest block of at most `longest` steps in which every share is a whole number; else the longest, rounded."""
+    shares = dict(items)
+    kinds = list(shares)
+    exact = np.arange(1, longest + 1)[:, None] * np.array([shares[kind] for kind in kinds])
+    near = abs(exact.round() - exact) < 1e-6 * np.arange(1, longest + 1)[:, None]
+    whole = np.flatnonzero((near & (exact > 0.5)).all(1))
+    if len(whole):
+        return {kind: int(count) for kind, count in zip(kinds, exact[whole[0]].round(), strict=True)}
+    counts = {kind: int(share * longest) for kind, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda kind: (counts[kind] - shares[kind] * longest, kind))
+    for kind in by_remainder[: longest - sum(counts.values())]:
         counts[kind] += 1
+    if lost := [kind for kind in kinds if counts[kind] == 0]:
+        raise ValueError(
+            f"the share of {', '.join(lost)} is less than one in {longest}, the longest block; raise it or leave it out"
+        )
     return counts
 
 
 @lru_cache(maxsize=8)
-def _shuffled(n: int, of: int) -> tuple[int, ...]:
-    return tuple(int(i) for i in permute(n, of, np.arange(n, dtype=np.uint64)))
+def _shuffled(counts: tuple[int, ...], of: int) -> tuple[NDArray[np.int32], NDArray[np.uint32]]:
+    """A block: the number of the kind that stands at each place, and how many of this kind stand before it."""
+    in_order = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    kinds = in_order[permute(len(in_order), of, np.arange(len(in_order), dtype=np.uint64))]
+    before = np.empty(len(kinds), np.uint32)
+    for kind, count in enumerate(counts):
+        before[kinds == kind] = np.arange(count, dtype=np.uint32)
+    return kinds, before
 
 
 class Drawn(NamedTuple):
@@ -129,12 +199,33 @@ class Drawn(NamedTuple):
 
 def draw(n: int, source: str, seed: int, *, numbers: NDArray[np.uint64]) -> list[Drawn]:
     """Samples number `numbers` of a source of n: epoch g // n, at a place shuffled anew in every epoch."""
-    drawn = []
-    for epoch in np.unique(numbers // np.uint64(n)):
-        of = key(seed, source, int(epoch))
-        here = numbers[numbers // np.uint64(n) == epoch]
-        drawn += [Drawn(int(epoch), int(i)) for i in permute(n, of, here % np.uint64(n))]
-    return drawn
+    return _epochs(n, source, seed, numbers=numbers, within=lambda of, number: permute(n, of, number))
+
+
+def draw_near(
+    starts: NDArray[np.int64], source: str, seed: int, *, numbers: NDArray[np.uint64], window: int
+) -> list[Drawn]:
+    """As `draw`, from shards that start at `starts`, `window` of them open at a time (see `permute_near`)."""
+
+    def within(of: int, number: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return permute_near(starts, of, number, window=window)
+
+    return _epochs(int(starts[-1]), source, seed, numbers=numbers, within=within)
+
+
+def _epochs(
+    n: int,
+    source: str,
+    seed: int,
+    *,
+    numbers: NDArray[np.uint64],
+    within: Callable[[int, NDArray[np.uint64]], NDArray[np.uint64]],
+) -> list[Drawn]:
+    epochs, places = numbers // np.uint64(n), np.empty_like(numbers)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        places[here] = within(key(seed, source, int(epoch)), numbers[here] % np.uint64(n))
+    return [Drawn(int(epoch), int(at)) for epoch, at in zip(epochs, places, strict=True)]
 
 
 def numbers_of(turn: int, batch_size: int, *, rank: int, world_size: int) -> NDArray[np.uint64]:

@@ -1,246 +1,232 @@
-"""Samples read by position from tar shards in webdataset's layout (as rom1504/img2dataset writes them) and from text files.
+"""Samples read by position from tar shards in webdataset's layout (as rom1504/img2dataset writes them).
 
-A sample is the members that stand together and share a name up to the first dot: `0001.jpg 0001.txt 0001.json`.
+A sample is the members that stand together and share a name up to the first dot: `0001.jpg 0001.txt 0001.json`. Where they
+lie is read from the index beside the shards (recipes/data/index.py builds it); without one the shards are scanned at the start.
 """
 
 import json
 import os
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from torchflava.data.catalog import Catalog, Place, look_up
+from torchflava.data.headers import BLOCK
+from torchflava.data.index import CAPTION, IMAGE, META
+from torchflava.data.lines import TextLines
 from torchflava.data.samples import ImageSample, PairSample, TextSample
+from torchflava.data.sorting import DEFAULT, IMAGE_ENDINGS, Endings
+from torchflava.data.storage import LocalFiles, Span, Storage
 from torchflava.transforms.image import CorruptSample
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
-_END_OF_ARCHIVE = bytes(tarfile.BLOCKSIZE)
+__all__ = ["IMAGE_ENDINGS", "Endings", "ShardImages", "ShardPairs", "ShardTexts", "TextLines"]
 
-
-class Span(NamedTuple):
-    """Where a member's bytes lie in its file."""
-
-    offset: int
-    """In bytes from the start."""
-    size: int
-    """In bytes."""
-
-
-class Located(NamedTuple):
-    """A sample's place in the shards."""
-
-    shard: int
-    """Into the paths."""
-    key: str
-    """What its members' names have in common."""
-    parts: dict[str, Span]
-    """Its members by ending (in lower case): what stands after the name's first dot."""
-
-    @property
-    def image(self) -> Span | None:
-        """The first of its members that is an image, by the order of `IMAGE_ENDINGS`."""
-        return next((self.parts[ending] for ending in IMAGE_ENDINGS if ending in self.parts), None)
-
-
-def scan(path: str | Path, shard: int = 0) -> list[Located]:
-    """The samples of one uncompressed tar, by its headers alone; links, folders and devices are passed over.
-
-    Raises:
-        ValueError: if the file is missing, is no tar, is compressed, or ends before its end-of-archive mark.
-    """
-    samples: list[Located] = []
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if member.isfile() and not member.issparse():
-                    _place(samples, shard, member)
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != _END_OF_ARCHIVE:  # tarfile takes a broken header for the end
-                raise tarfile.ReadError(f"no header and no end-of-archive mark at byte {tar.offset}")
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"shard {path} cannot be read ({error}); it must be a whole, uncompressed tar") from error
-    return samples
-
-
-def _place(samples: list[Located], shard: int, member: tarfile.TarInfo) -> None:
-    """Put a member into the last sample, or into a new one where its name differs."""
-    folder, _, name = member.name.rpartition("/")
-    stem, _, ending = name.partition(".")
-    key = f"{folder}/{stem}" if folder else stem
-    if not samples or samples[-1].key != key:
-        samples.append(Located(shard, key, {}))
-    samples[-1].parts[ending.lower()] = Span(member.offset_data, member.size)
+_MOST = (1 << 28, 1 << 16, 1 << 24)
+"""Bytes of an image, a caption, a .json: what is longer is corrupt, not read."""
+_GAP = 1 << 16  # bytes between two members that are read along rather than asked for twice
 
 
 class _Shards:
-    """Tars on the local disk, the index of their samples in memory. Nothing stays open, so threads and processes share it."""
+    """What all sources of shards share. Threads and processes may read at once."""
 
-    def __init__(self, paths: Iterable[str | Path], name: str, needed: Sequence[str]) -> None:
-        self.paths = [Path(path) for path in paths]
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        name: str,
+        groups: slice,
+        *,
+        endings: Endings,
+        storage: Storage | None,
+    ) -> None:
+        self.paths = [os.fspath(path) for path in paths]
         self.name = name
+        self.endings = endings
         if not self.paths:
             raise ValueError(f"{name}: no shards were given; pass the paths of one or more tars")
-        found = [sample for shard, path in enumerate(self.paths) for sample in scan(path, shard)]
-        self._samples = [sample for sample in found if sample.image and all(part in sample.parts for part in needed)]
-        self.num_incomplete = len(found) - len(self._samples)
-        if not self._samples:
-            wanted = " and ".join([f"an image ({', '.join(IMAGE_ENDINGS)})", *(f"a .{part}" for part in needed)])
-            raise ValueError(f"{name}: none of {len(found)} samples in {len(self.paths)} shards has {wanted}")
+        remote = [path for path in self.paths if "://" in path]
+        if remote and (storage is None or len(remote) < len(self.paths)):
+            raise ValueError(
+                f"{name}: {remote[0]} is not on the local disk; give storage=DiskCache(folder, limit) or Ranged() "
+                "from torchflava.data.remote, and local shards to a source of their own"
+            )
+        self._storage = LocalFiles() if storage is None else storage
+        self._catalog = Catalog(look_up(self.paths, endings, self._storage, remote=bool(remote)), groups)
+        self.num_incomplete = self._catalog.num_incomplete
+        """Samples that lack an image or a caption, whichever is wanted here."""
+        if not len(self):
+            image = [f"an image ({', '.join(endings.image)})"] if groups.stop < 3 else []
+            caption = [" or ".join(f"a .{ending}" for ending in endings.caption)] if groups.start > 0 else []
+            told = f"{self.num_incomplete} samples in {len(self.paths)} shards has {' and '.join(image + caption)}"
+            raise ValueError(f"{name}: none of {told}")
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._catalog)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """(shards + 1,): the first sample of each shard, and the number of all."""
+        return self._catalog.starts
 
     def key(self, index: int) -> str:
         """Shard and sample by name."""
-        sample = self._at(index)
-        return f"{self.paths[sample.shard].name}/{sample.key}"
+        return self._key(self._at(index))
 
     def meta(self, index: int) -> dict[str, Any]:
         """What the sample's `.json` holds; empty if it has none.
 
         Raises:
-            ValueError: if it is not a JSON object.
+            CorruptSample: if it cannot be read, or is not a JSON object.
         """
-        sample = self._at(index)
-        if "json" not in sample.parts:
+        place = self._at(index)
+        if not place.table.columns["members"][place.row, META, 0]:
             return {}
         try:
-            found = json.loads(self._read(sample, sample.parts["json"]))
-        except ValueError as error:
-            raise ValueError(f"{self.key(index)}: its .json cannot be read ({error})") from error
+            found = json.loads(self._read(place, META)[0])
+        except (ValueError, RecursionError) as error:
+            raise CorruptSample(f"{self._key(place)}: its .json cannot be read ({error})") from error
         if not isinstance(found, dict):
-            raise ValueError(f"{self.key(index)}: its .json holds a {type(found).__name__}; an object is due")
+            raise CorruptSample(f"{self._key(place)}: its .json holds a {type(found).__name__}; an object is due")
         return found
 
-    def _image(self, index: int) -> bytes:
-        sample = self._at(index)
-        assert sample.image is not None
-        return self._read(sample, sample.image)
+    def _key(self, place: Place) -> str:
+        return f"{self.paths[place.shard].rpartition('/')[2]}/{place.table.key(place.row)}"
 
-    def _at(self, index: int) -> Located:
+    def _at(self, index: int) -> Place:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} lies outside [0, {len(self)})")
-        return self._samples[index]
+        return self._catalog(index)
 
-    def _read(self, sample: Located, span: Span) -> bytes:
-        path = self.paths[sample.shard]
-        found = _pread(path, span)
-        if len(found) != span.size:
-            raise ValueError(f"shard {path} has become shorter since it was opened, at byte {span.offset + len(found)}")
-        return found
+    def _text(self, place: Place, data: bytes) -> str:
+        try:
+            text = data.decode().strip()
+        except UnicodeDecodeError as error:
+            raise CorruptSample(f"{self._key(place)}: its caption is not UTF-8 ({error})") from error
+        if not text:
+            raise CorruptSample(f"{self._key(place)}: its caption is empty")
+        return text
+
+    def _read(self, place: Place, *parts: int) -> list[bytes]:
+        """Members of a sample, by one reading where they lie together.
+
+        Raises:
+            CorruptSample: if the shard cannot be read, or is not the one that was indexed.
+        """
+        members = [(part, *(int(n) for n in place.table.columns["members"][place.row, part])) for part in parts]
+        for part, _, size, _ in members:
+            if size > _MOST[part]:
+                told = f"its {('image', 'caption', '.json')[part]} has {size} bytes; at most {_MOST[part]} are read"
+                raise CorruptSample(f"{self._key(place)}: {told}")
+        spans = [Span((block - 1) * BLOCK, BLOCK + size) for _, block, size, _ in members]  # with the header before it
+        start, end = min(span.offset for span in spans), max(span.offset + span.size for span in spans)
+        if end - start <= sum(span.size for span in spans) + _GAP:
+            whole = self._bytes(place, Span(start, end - start))
+            found = [whole[span.offset - start : span.offset - start + span.size] for span in spans]
+        else:
+            found = [self._bytes(place, span) for span in spans]
+        for data, (_, _, _, check) in zip(found, members, strict=True):
+            if zlib.crc32(data[:BLOCK]) != check:
+                raise CorruptSample(
+                    f"shard {self.paths[place.shard]} is not the one that was indexed, at {self._key(place)}"
+                )
+        return [data[BLOCK:] for data in found]
+
+    def _bytes(self, place: Place, span: Span) -> bytes:
+        num_bytes = int(place.table.columns["num_bytes"][place.table.shard_of(place.row)])
+        return self._storage.read(self.paths[place.shard], span, num_bytes)
 
 
 class ShardPairs(_Shards):
     """Captioned images from shards: those samples that have an image and a `.txt`; `num_incomplete` counts the others.
 
     Args:
-        paths: local, uncompressed tars.
+        paths: uncompressed tars on the local disk, or URLs.
         name: enters the key of every sample's randomness.
+        endings: which members count as image, caption and meta.
+        storage: how URLs are read, a `DiskCache` or `Ranged` of torchflava.data.remote.
 
     Raises:
         ValueError: if a shard is damaged (it is named), or no sample is complete.
     """
 
-    def __init__(self, paths: Iterable[str | Path], name: str = "pairs") -> None:
-        super().__init__(paths, name, ("txt",))
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        name: str = "pairs",
+        *,
+        endings: Endings = DEFAULT,
+        storage: Storage | None = None,
+    ) -> None:
+        super().__init__(paths, name, slice(1, 2), endings=endings, storage=storage)
 
     def __getitem__(self, index: int) -> PairSample:
         """The sample at `index`: the image file's bytes and its caption.
 
         Raises:
             IndexError: if `index` is negative or too great.
-            CorruptSample: if the caption is not UTF-8.
+            CorruptSample: if the caption is empty, endless or not UTF-8, or the shard has changed or cannot be read.
         """
-        return PairSample(self._image(index), self.caption(index), self.key(index))
+        place = self._at(index)
+        image, caption = self._read(place, IMAGE, CAPTION)
+        return PairSample(image, self._text(place, caption), self._key(place))
 
     def caption(self, index: int) -> str:
-        """The caption at `index`, without reading its image.
+        """The caption at `index`, without its image.
 
         Raises:
-            CorruptSample: if it is not UTF-8.
+            IndexError: as `[index]`.
+            CorruptSample: as `[index]`.
         """
-        sample = self._at(index)
-        try:
-            return self._read(sample, sample.parts["txt"]).decode().strip()
-        except UnicodeDecodeError as error:
-            raise CorruptSample(f"{self.key(index)}: its caption is not UTF-8 ({error})") from error
+        place = self._at(index)
+        return self._text(place, self._read(place, CAPTION)[0])
 
 
 class ShardImages(_Shards):
     """Images from shards, captioned or not, without their captions; otherwise as `ShardPairs`."""
 
-    def __init__(self, paths: Iterable[str | Path], name: str = "images") -> None:
-        super().__init__(paths, name, ())
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        name: str = "images",
+        *,
+        endings: Endings = DEFAULT,
+        storage: Storage | None = None,
+    ) -> None:
+        super().__init__(paths, name, slice(0, 2), endings=endings, storage=storage)
 
     def __getitem__(self, index: int) -> ImageSample:
         """The sample at `index`: the image file's bytes.
 
         Raises:
             IndexError: if `index` is negative or too great.
+            CorruptSample: if the shard has changed or cannot be read.
         """
-        return ImageSample(self._image(index), self.key(index))
+        place = self._at(index)
+        return ImageSample(self._read(place, IMAGE)[0], self._key(place))
 
 
-class TextLines:
-    """The lines of a text file as texts, empty ones left out; only where they start is kept in memory.
+class ShardTexts(_Shards):
+    """Texts from shards, of samples with a `.txt`, without their images; otherwise as `ShardPairs`."""
 
-    Args:
-        path: UTF-8.
-        name: enters the key of every sample's randomness.
-
-    Raises:
-        ValueError: if the file cannot be read or has no line with a text.
-    """
-
-    def __init__(self, path: str | Path, name: str = "texts") -> None:
-        self.path = Path(path)
-        self.name = name
-        try:
-            spans = list(_lines(self.path))
-        except OSError as error:
-            raise ValueError(f"texts {path} cannot be read ({error})") from error
-        if not spans:
-            raise ValueError(f"texts {path} has no line with a text")
-        self._spans: NDArray[np.int64] = np.array(spans, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._spans)
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        name: str = "texts",
+        *,
+        endings: Endings = DEFAULT,
+        storage: Storage | None = None,
+    ) -> None:
+        super().__init__(paths, name, slice(1, 3), endings=endings, storage=storage)
 
     def __getitem__(self, index: int) -> TextSample:
-        """The text at `index`, counted without the empty lines; bytes that are not UTF-8 become U+FFFD.
+        """The text at `index`.
 
         Raises:
             IndexError: if `index` is negative or too great.
+            CorruptSample: as `ShardPairs`.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name}: index {index} lies outside [0, {len(self)})")
-        offset, size = (int(number) for number in self._spans[index])
-        text = _pread(self.path, Span(offset, size)).decode(errors="replace").strip()
-        return TextSample(text, f"{self.path.name}/{index}")
-
-
-def _lines(path: Path) -> Iterator[Span]:
-    """Where the lines lie that hold more than blanks."""
-    with open(path, "rb") as file:
-        offset = 0
-        for line in file:
-            if line.strip():
-                yield Span(offset, len(line))
-            offset += len(line)
-
-
-def _pread(path: Path, span: Span) -> bytes:
-    """The bytes at `span`, without a position that threads would have to share."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        parts: list[bytes] = []
-        offset, missing = span
-        while missing and (part := os.pread(file, missing, offset)):  # one call reads 2 GiB at most
-            parts.append(part)
-            offset, missing = offset + len(part), missing - len(part)
-        return b"".join(parts)
-    finally:
-        os.close(file)
+        place = self._at(index)
+        return TextSample(self._text(place, self._read(place, CAPTION)[0]), self._key(place))

@@ -45,7 +45,7 @@ def decode_image(data: bytes) -> Tensor:
                 raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
             if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
                 return _jpeg_decoder()(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-            return _from_pillow(image)
+            return from_pillow(image)
     except (
         Exception
     ) as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, RuntimeError ...
@@ -72,7 +72,8 @@ def _jpeg_decoder() -> Callable[[Tensor], Tensor]:
     return lambda data: decode(data, ImageReadMode.RGB.value, True)
 
 
-def _from_pillow(image: Image.Image) -> Tensor:
+def from_pillow(image: Image.Image) -> Tensor:
+    """A Pillow image, whatever its mode -> (3, H, W) uint8, upright, transparency laid over white."""
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "F":
         raise ValueError("a picture of floating-point numbers has no fixed range; store 8 or 16 bits a pixel")
