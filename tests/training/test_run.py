@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tiny import image_encoder
 from torch.testing import assert_close
 
-from tests.tiny import image_encoder
 from torchflava.training import attention_kernels
 
 
