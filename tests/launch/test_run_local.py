@@ -131,9 +131,14 @@ def stop(folder: Path, number: signal.Signals, *words: str, count: int = 1) -> t
     log = folder / "log"
     with log.open("w") as out:
         command = [TORCHX, "run", "-s", "local_cwd", "waiting.py", *words]
-        torchx = subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=out, stderr=out, start_new_session=True
-        )
+        # A suite that runs in the background of a script has SIGINT ignored, and would hand that on.
+        ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            torchx = subprocess.Popen(
+                command, cwd=folder, env=environment(), stdout=out, stderr=out, start_new_session=True
+            )
+        finally:
+            signal.signal(signal.SIGINT, ours)
         pids = wait_for(folder, log, " up\n", count)
         torchx.send_signal(number)
         code = torchx.wait(timeout=60)
