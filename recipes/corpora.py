@@ -11,11 +11,12 @@ from numpy.random import Generator
 from presets import Config
 
 from torchflava.codebooks import PatchCodebook, fit_patches
+from torchflava.data.lines import TextLines
 from torchflava.data.mixture import Kind
 from torchflava.data.order import keyed_rng, permute
 from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, Views
 from torchflava.data.scenes import SceneImages, ScenePairs, SceneTexts
-from torchflava.data.shards import ShardImages, ShardPairs, TextLines
+from torchflava.data.shards import ShardImages, ShardPairs
 from torchflava.transforms.augment import Augment, OnWhite, Relight
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import CorruptSample, TrainViews, decoded

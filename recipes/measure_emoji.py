@@ -19,7 +19,14 @@ _WIDEST = 4096  # numbers of an image that are whitened; more would take minutes
 log = logging.getLogger(__name__)
 
 
-def untoned(folder: Path, vendor: str) -> tuple[list[str], list[Tensor]]:
+class Drawn(NamedTuple):
+    """A vendor's emoji."""
+
+    names: list[str]
+    images: list[Tensor]
+
+
+def untoned(folder: Path, vendor: str) -> Drawn:
     """Names and images of a vendor's emoji without a skin tone, in the order of the shards."""
     source = ShardPairs(sorted(folder.glob(f"{vendor}-*.tar")), vendor)
     names, images = [], []
@@ -32,21 +39,14 @@ def untoned(folder: Path, vendor: str) -> tuple[list[str], list[Tensor]]:
             names.append(str(meta["name"]))
         except CorruptSample as error:
             log.warning("%s, sample %d is left out: %s", vendor, i, error)
-    return names, images
-
-
-class Drawn(NamedTuple):
-    """A vendor's emoji."""
-
-    names: list[str]
-    images: list[Tensor]
+    return Drawn(names, images)
 
 
 @torch.no_grad()
 def measure_emoji(measured: Measured) -> tuple[list[Reading], list[Found]]:
     """Top 1 and top 5 of each emoji of the unseen style: by name, and by another vendor's drawing of the same name."""
     folder = Path(measured.config.data)
-    google, twitter, unseen = (Drawn(*untoned(folder, vendor)) for vendor in ("google", "twitter", "microsoft"))
+    google, twitter, unseen = (untoned(folder, vendor) for vendor in ("google", "twitter", "microsoft"))
     names = sorted({*google.names, *twitter.names, *unseen.names})
     number = {name: i for i, name in enumerate(names)}
     owners = torch.tensor([number[name] for name in unseen.names])

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 from torchflava.data import catalog
 from torchflava.data.columns import Column, map_columns, write_columns
 from torchflava.data.index import INDEX_NAME, Index, join, open_index, scan, write_index
-from torchflava.data.shards import Endings, ShardImages, ShardPairs
+from torchflava.data.shards import ShardImages, ShardPairs
+from torchflava.data.sorting import Endings
 
 
 def write(path: Path, *parts: Index) -> Path:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from torchflava.data.shards import ShardImages, ShardPairs, TextLines
+from torchflava.data.lines import TextLines
+from torchflava.data.shards import ShardImages, ShardPairs
 
 SCRIPT = Path(__file__).parents[2] / "recipes/data/emoji.py"
 NOUNS = """\

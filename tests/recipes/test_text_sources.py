@@ -15,7 +15,7 @@ import ccnews
 from documents import in_parts, rows_of, stretches_of
 from packing import Packing, pack_corpus
 
-from torchflava.data.shards import TextLines
+from torchflava.data.lines import TextLines
 from torchflava.transforms.wordpiece import WordPiece
 
 ARTICLES = ["the cat sat on the mat and looked at the dog", "a storm is coming to the coast tonight", "rain, rain!"]

@@ -13,12 +13,11 @@ from typing import Literal
 from torchflava.data.caption_files import open_captions
 from torchflava.data.caption_rows import Captions, Packed, Rejected
 from torchflava.data.samples import ImageSample, PairSample
+from torchflava.data.sorting import IMAGE_ENDINGS
 from torchflava.transforms.image import CorruptSample
 
 log = logging.getLogger(__name__)
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
-"""Of files taken for images, in any case."""
 LOOKED_FOR = 10_000
 """So many images of captions are looked for when a folder is opened, which takes less than a second on a local disk."""
 _LARGEST = 1 << 28  # bytes of a file

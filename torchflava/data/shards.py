@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from torchflava.data.catalog import Catalog, Place, look_up
 from torchflava.data.headers import BLOCK
 from torchflava.data.index import CAPTION, IMAGE, META
-from torchflava.data.lines import TextLines
 from torchflava.data.samples import ImageSample, PairSample, TextSample
-from torchflava.data.sorting import DEFAULT, IMAGE_ENDINGS, Endings
+from torchflava.data.sorting import DEFAULT, Endings
 from torchflava.data.storage import LocalFiles, Span, Storage
 from torchflava.transforms.image import CorruptSample
-
-__all__ = ["IMAGE_ENDINGS", "Endings", "ShardImages", "ShardPairs", "ShardTexts", "TextLines"]
 
 _MOST = (1 << 28, 1 << 16, 1 << 24)
 """Bytes of an image, a caption, a .json: what is longer is corrupt, not read."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from torchflava.data.headers import BLOCK, DamagedTarError, Member, read_headers
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 REASONS = ("no image and no caption", "hostile path", "link or device", "sparse file", "empty file", "too large")
 """Why a sample (the first) or a member is in no source; beside them stand "no image" and "no caption"."""
 
