@@ -177,15 +177,29 @@ class TrainViews:
         Raises:
             ValueError: if the image is not (3, H, W) uint8.
         """
+        crop = self.crop(image, rng)
+        return self.view(crop, rng), self.target(crop)
+
+    def crop(self, image: Tensor, rng: Rng) -> Tensor:
+        """(3, H, W) uint8 -> (3, h, w) uint8: what both views show, at the image's own resolution.
+
+        Raises:
+            ValueError: if the image is not (3, H, W) uint8.
+        """
         check_image(image)
         image = image if self.warp is None else self.warp(image, rng)
         top, left, height, width = crop_box(image.shape[1], image.shape[2], rng, scale=self.scale, ratio=self.ratio)
         crop = image[:, top : top + height, left : left + width]
-        if rng.random() < self.flip:
-            crop = crop.flip(-1)
+        return crop.flip(-1) if rng.random() < self.flip else crop
+
+    def view(self, crop: Tensor, rng: Rng) -> Tensor:
+        """A crop -> (3, S, S) uint8: the encoder's view."""
         view = _resized(crop, [self.image_size] * 2, InterpolationMode.BICUBIC)
-        target = _resized(crop, [self.code_size] * 2, InterpolationMode.LANCZOS)
-        return view if self.augment is None else self.augment(view, rng), target
+        return view if self.augment is None else self.augment(view, rng)
+
+    def target(self, crop: Tensor) -> Tensor:
+        """A crop -> (3, s, s) uint8: the codebook's view."""
+        return _resized(crop, [self.code_size] * 2, InterpolationMode.LANCZOS)
 
 
 class EvalView:
