@@ -6,15 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.random import Generator
+from own_sources import is_coded, own_images, own_pairs, own_texts, with_codes
 from presets import Config
 
-from torchflava.codebooks import PatchCodebook, fit_patches
+from torchflava.codebooks import DalleCodebook, PatchCodebook, fit_patches, load_codebook
+from torchflava.data.blend import Chosen, choose
+from torchflava.data.coded import CodedRows
 from torchflava.data.lines import TextLines
 from torchflava.data.mixture import Kind
 from torchflava.data.order import keyed_rng, permute
-from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, Views
+from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, anywhere, same_shard
 from torchflava.data.scenes import SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs
 from torchflava.transforms.augment import Augment, OnWhite, Relight
@@ -33,9 +37,10 @@ class Sources(NamedTuple):
     """The samples of a run."""
 
     pairs: Any
+    """None where a run has none; the others too."""
     images: Any
     texts: Any
-    views: Views
+    views: TrainViews
     """How an image becomes the encoder's and the codebook's view."""
 
 
@@ -44,7 +49,7 @@ class Corpus(NamedTuple):
 
     sources: Sources
     tokenizer: WordPiece
-    codebook: PatchCodebook
+    codebook: PatchCodebook | DalleCodebook
 
 
 def scenes(config: Config) -> Sources:
@@ -73,22 +78,58 @@ def emoji(config: Config) -> Sources:
     )
 
 
+def own(config: Config) -> Sources:
+    """What --pairs, --images and --texts name; mild crops, as the paper's."""
+    views = TrainViews(config.image_size, config.code_size)
+    return Sources(own_pairs(config.own), own_images(config.own), own_texts(config.own), views)
+
+
 def open_corpus(config: Config) -> Corpus:
     """The corpus that `config` names. A run that goes on reads vocabulary and codebook from its folder.
 
     Raises:
         FileNotFoundError: if it goes on and they are gone: others would give other ids and codes.
+        ValueError: if the codebook's grid is not the encoder's.
     """
-    sources = {"scenes": scenes, "emoji": emoji}[config.corpus](config)
+    sources = {"scenes": scenes, "emoji": emoji, "own": own}[config.corpus](config)
     if config.resume:
         kept = Path(config.resume)
         tokenizer = WordPiece.from_file(kept / "vocab.txt")
-        return Corpus(sources, tokenizer, PatchCodebook.from_file(kept / "codebook.safetensors"))
-    tokenizer = WordPiece.train(_captions(sources), config.vocab_size)
-    patch_size = config.code_size // (config.image_size // config.patch_size)
-    views = _views(sources, config.seed)
-    codebook = fit_patches(views, num_codes=config.num_codes, patch_size=patch_size, seed=config.seed)
+        codebook = load_codebook(kept / "codebook.safetensors")
+    else:
+        tokenizer = _tokenizer(config, sources)
+        codebook = _codebook(config, sources)
+    side = config.image_size // config.patch_size
+    if codebook.grid != (side, side) or codebook.image_size != config.code_size:
+        raise ValueError(
+            f"the codebook makes {codebook.grid[0]} x {codebook.grid[1]} codes of {codebook.image_size} px, the encoder sees "
+            f"{side} x {side} patches and --code-size is {config.code_size}; make them agree"
+        )
+    if config.corpus == "own":
+        pairs, images = (with_codes(one, config.own, sources.views, codebook) for one in sources[:2])
+        sources = sources._replace(pairs=pairs, images=images)
     return Corpus(sources, tokenizer, codebook)
+
+
+def _tokenizer(config: Config, sources: Sources) -> WordPiece:
+    """The vocabulary that `--vocab` names, or one learnt from the captions and texts."""
+    if config.vocab:
+        return WordPiece.from_file(config.vocab)
+    if sources.pairs is None and sources.texts is None:
+        raise ValueError("a vocabulary is learnt from captions and texts, and there are none; give one by --vocab")
+    return WordPiece.train(_captions(config, sources), config.vocab_size)
+
+
+def _codebook(config: Config, sources: Sources) -> PatchCodebook | DalleCodebook:
+    """The codebook that `--codebook` names, or one fitted to the images."""
+    if not config.codebook:
+        patch_size = config.code_size // (config.image_size // config.patch_size)
+        views = _views(config, sources)
+        return fit_patches(views, num_codes=config.num_codes, patch_size=patch_size, seed=config.seed)
+    codebook = load_codebook(config.codebook)
+    if isinstance(codebook, DalleCodebook) and codebook.image_size != config.code_size:
+        return DalleCodebook.from_file(config.codebook, image_size=config.code_size)  # it reads any size
+    return codebook
 
 
 def name_and_keywords(caption: str, rng: Generator) -> str:
@@ -111,12 +152,18 @@ def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
     grid = (config.image_size // config.patch_size,) * 2
     num_masked = round(grid[0] * grid[1] * config.patch_mask_rate)
     collate = Collate(corpus.tokenizer.vocab_size, num_masked, pad_id=corpus.tokenizer.pad_id)
-    images = ImageRows(corpus.sources.views, partial(block_mask, grid, num_masked=num_masked))
+    mask = partial(block_mask, grid, num_masked=num_masked)
+
+    def images(source: Any) -> ImageRows | CodedRows:
+        return (CodedRows if is_coded(source) else ImageRows)(corpus.sources.views, mask)
+
     texts = TextRows(corpus.tokenizer, partial(mask_words, corpus.tokenizer, rate=config.mask_rate), config.max_length)
-    pairs = PairRows(images, texts, config.mismatch_rate, vary=name_and_keywords if config.corpus == "emoji" else None)
+    vary = name_and_keywords if config.corpus == "emoji" else None
+    other = same_shard if config.own.window else anywhere
+    pairs = PairRows(images(corpus.sources.pairs), texts, config.mismatch_rate, vary=vary, other=other)
     all_kinds = {
         "pair": Kind(corpus.sources.pairs, pairs, collate.pairs, config.shares.pair),
-        "image": Kind(corpus.sources.images, images, collate.images, config.shares.image),
+        "image": Kind(corpus.sources.images, images(corpus.sources.images), collate.images, config.shares.image),
         "text": Kind(corpus.sources.texts, texts, collate.texts, config.shares.text),
     }
     return {name: kind for name, kind in all_kinds.items() if kind.share}
@@ -135,19 +182,34 @@ def mask_words(tokenizer: WordPiece, tokens: Tokens, rng: Generator, rate: float
     )
 
 
-def _captions(sources: Sources) -> Iterator[str]:
-    for i in range(min(len(sources.pairs), _READ)):
-        with suppress(CorruptSample):  # the loader tells of it, and replaces it
-            yield sources.pairs.caption(i)
-    for i in range(min(len(sources.texts), _READ)):
-        yield sources.texts[i].text
+def _captions(config: Config, sources: Sources) -> Iterator[str]:
+    """Those of some samples: the first, or, of a user's own places, the first that are drawn."""
+    for source in (sources.pairs, sources.texts):
+        if source is None:
+            continue
+        n = min(len(source), _READ)
+        drawn = [(source, i) for i in range(n)]
+        if config.corpus == "own":
+            drawn = [(one.source, one.at) for one in choose(source, config.seed, numbers=np.arange(n, dtype=np.uint64))]
+        for one, at in drawn:
+            with suppress(CorruptSample):  # the loader tells of it, and replaces it
+                yield one.caption(at) if source is sources.pairs else one[at].text
 
 
-def _views(sources: Sources, seed: int) -> torch.Tensor:
-    n = len(sources.images)
-    taken = [int(permute(n, seed, i)[0]) for i in range(min(n, _FITTED))]
+def _views(config: Config, sources: Sources) -> torch.Tensor:
+    """The codebook's views of some images, of captioned ones where there are no others."""
+    source = sources.images or sources.pairs
+    if source is None:
+        raise ValueError("a codebook is fitted to images, and there are none; give one by --codebook")
+    numbers = np.arange(min(len(source), _FITTED), dtype=np.uint64)
+    drawn = choose(source, config.seed, numbers=numbers) if config.corpus == "own" else None
+    if drawn is None:
+        drawn = [Chosen(source, 0, int(at)) for at in permute(len(source), config.seed, numbers)]
     views = []
-    for i in taken:
+    for one in drawn:
         with suppress(CorruptSample):
-            views.append(sources.views(decoded(sources.images[i].image), keyed_rng(seed, "codebook", i))[1])
+            image = decoded(one.source[one.at].image)
+            views.append(sources.views(image, keyed_rng(config.seed, "codebook", one.at))[1])
+    if not views:
+        raise ValueError(f"none of {len(drawn)} images of {source.name} could be read; check them, or give --codebook")
     return torch.stack(views)

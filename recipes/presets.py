@@ -5,7 +5,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
+from own import Own, complaints_of_own
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,15 @@ class Config:
 
     preset: Literal["scenes", "emoji", "tiny"] = "scenes"
     """Where the other settings start from."""
-    corpus: Literal["scenes", "emoji"] = "scenes"
-    """What to train on: scenes drawn on the fly, or emoji from `--data`."""
+    corpus: Literal["scenes", "emoji", "own"] = "scenes"
+    """What to train on: scenes drawn on the fly, emoji from `--data`, or your own `--pairs`, `--images` and `--texts`."""
     data: str = "data/emoji"
-    """The folder that recipes/data/emoji.py wrote; the scenes need none."""
+    """The folder that recipes/data/emoji.py wrote; the others need none."""
+    own: Annotated[Own, tyro.conf.arg(name="")] = field(default_factory=Own)
+    vocab: str = ""
+    """A WordPiece vocabulary, such as BERT's vocab.txt; without one it is learnt from the captions."""
+    codebook: str = ""
+    """A codebook: a run's codebook.safetensors, or the weights of DALL-E's dVAE; without one it is fitted to the images."""
     model: str = "mini"
     """A size: tiny, mini, small, medium, base, 900m, 1.8b, 2.7b, 4.8b or 10b."""
     image_size: int = 48
@@ -46,7 +54,7 @@ class Config:
     patch_size: int = 12
     """Side of a patch, in pixels."""
     vocab_size: int = 512
-    """Of the WordPiece vocabulary that is trained on the captions."""
+    """Of the WordPiece vocabulary that is learnt from the captions."""
     max_length: int = 32
     """Of a text, in tokens."""
     num_codes: int = 128
@@ -127,8 +135,6 @@ PRESETS: dict[str, Callable[[], Config]] = {"scenes": scenes, "emoji": emoji, "t
 
 def parse(words: Sequence[str]) -> Config:
     """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown."""
-    import tyro
-
     name = _preset_of(words)
     if name not in PRESETS:
         sys.exit(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
@@ -178,9 +184,14 @@ def _complaints(config: Config) -> Iterator[str]:
         for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
             if not list(Path(config.data).glob(needed)):
                 yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
+    for flag in ("vocab", "codebook"):
+        if getattr(config, flag) and not Path(getattr(config, flag)).exists():
+            yield f"--{flag} {getattr(config, flag)} is not there"
     if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     yield from _complaints_of_kinds(config)
+    asked, measures = config.corpus == "own", bool(config.measure_every)
+    yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
 
 
 def _complaints_of_kinds(config: Config) -> Iterator[str]:
@@ -203,13 +214,22 @@ def _preset_of(words: Sequence[str]) -> str:
 
 
 def shaping(config: Config) -> dict[str, Any]:
-    """The settings that shape a run, as they go into config.json: all but where it lies and how it is watched."""
+    """The settings that shape a run and must be the same when it goes on: all but where things lie and how it is watched.
+
+    Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
+    """
     where, watched = ("folder", "resume", "threads", "device"), ("log_every", "save_every", "measure_every", "debug")
-    passing = (*where, *watched, "max_corrupt_fraction")
-    return {name: value for name, value in _plain(asdict(config)).items() if name not in passing}
+    passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook")
+    return {name: value for name, value in as_json(config).items() if name not in passing}
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    """All settings, as JSON holds them."""
+    plain: dict[str, Any] = _plain(asdict(config))
+    return plain
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [*value] if isinstance(value, tuple) else value

@@ -47,6 +47,7 @@ def main(words: list[str]) -> None:
     from corpora import kinds
     from measure import Measured
     from measure_emoji import measure_emoji
+    from measure_own import measure_own
     from measure_scenes import measure_scenes
     from report import report
     from start import export, keep_order, start
@@ -74,7 +75,7 @@ def main(words: list[str]) -> None:
         keep_order(mixture, folder, run, done)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
         weights = vars(config.weights)
-        measure = {"scenes": measure_scenes, "emoji": measure_emoji}[config.corpus]
+        measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
         measured = Measured(config, corpus, model, run)
         asked = time.perf_counter()
         for planned in mixture.batches(done, config.steps, num_threads=config.threads, debug=config.debug):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from corpora import Corpus, open_corpus, save_corpus
-from presets import Config, shaping
+from presets import Config, as_json, shaping
 
 from torchflava.data.mixture import Mixture
 from torchflava.files import save_tensors
@@ -89,5 +89,5 @@ def _new_folder(config: Config) -> str:
 
 def _open_folder(folder: Path, config: Config, corpus: Corpus) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(shaping(config), indent=1))
+    (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
     save_corpus(corpus, folder)

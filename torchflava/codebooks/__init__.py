@@ -5,7 +5,7 @@ A third one needs only what `Codebook` names.
 
 import os
 
-from torchflava.codebooks.cached import CachedCodes, encode_all
+from torchflava.codebooks.cached import CachedCodes, encode_all, fingerprint
 from torchflava.codebooks.codebook import Codebook, CodeUsage, check_pixels, code_usage
 from torchflava.codebooks.dalle import DalleCodebook, map_pixels
 from torchflava.codebooks.patches import PatchCodebook, fit_patches
@@ -20,6 +20,7 @@ __all__ = [
     "check_pixels",
     "code_usage",
     "encode_all",
+    "fingerprint",
     "fit_patches",
     "load_codebook",
     "map_pixels",

@@ -4,12 +4,13 @@ A sample's codes are only right for the very crop that was encoded: give the enc
 Letters: M images, B batch, N patches, s side of the codebook's view in pixels.
 """
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchflava.codebooks.codebook import Codebook
 
@@ -54,6 +55,15 @@ class CachedCodes:
                 "the array was made with another codebook or is damaged, encode it again"
             )
         return codes
+
+
+def fingerprint(codebook: nn.Module) -> str:
+    """Tells a codebook from any other: a number for its class, its image size and all of its tensors."""
+    told = hashlib.blake2b(f"{type(codebook).__name__} {codebook.image_size}".encode(), digest_size=16)
+    for name, tensor in sorted(codebook.state_dict().items()):
+        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        told.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()
 
 
 def encode_all(codebook: Codebook, batches: Iterable[Tensor]) -> NDArray[np.uint16] | NDArray[np.int32]:

@@ -1,13 +1,16 @@
 """Where samples come from, in which order, and how they become batches."""
 
 from torchflava.data.blend import Blend, Nearby
+from torchflava.data.coded import CodedRows, CodedShards
+from torchflava.data.codes import CodesOf
 from torchflava.data.folders import FolderImages, FolderPairs
 from torchflava.data.lines import TextLines
 from torchflava.data.mixture import Kind, Mixture, Planned, Replaced
+from torchflava.data.opening import open_images, open_pairs, open_texts
 from torchflava.data.order import Order, keyed_rng, permute
 from torchflava.data.prepare import prepare
 from torchflava.data.remote import DiskCache, Ranged, Retries
-from torchflava.data.rows import ImageRows, PairRows, TextRows
+from torchflava.data.rows import ImageRows, PairRows, TextRows, anywhere, same_shard
 from torchflava.data.samples import ImageSample, PairSample, PairSource, Source, TextSample
 from torchflava.data.scenes import SceneClasses, SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs, ShardTexts
@@ -15,6 +18,9 @@ from torchflava.data.sorting import Endings
 
 __all__ = [
     "Blend",
+    "CodedRows",
+    "CodedShards",
+    "CodesOf",
     "DiskCache",
     "Endings",
     "FolderImages",
@@ -43,7 +49,12 @@ __all__ = [
     "TextLines",
     "TextRows",
     "TextSample",
+    "anywhere",
     "keyed_rng",
+    "open_images",
+    "open_pairs",
+    "open_texts",
     "permute",
     "prepare",
+    "same_shard",
 ]

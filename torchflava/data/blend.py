@@ -35,8 +35,9 @@ def choose(source: Any, seed: int, *, numbers: NDArray[np.uint64]) -> list[Chose
 
 def told(source: Any) -> dict[str, Any]:
     """What an order depends on, in numbers and names that JSON can hold: lengths, weights, windows."""
-    if isinstance(source, Blend | Nearby):
-        return source.told()
+    if hasattr(source, "told"):  # a Blend, a Nearby, CodedShards
+        told: dict[str, Any] = source.told()
+        return told
     return {"name": source.name, "length": len(source)}
 
 

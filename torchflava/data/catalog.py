@@ -70,6 +70,20 @@ class Catalog:
         first = index.starts.rows[self._shard[at]] + self._skip[at]
         return Place(at, index, int(first + number - self.starts[at]))
 
+    def row_of(self, number: int) -> tuple[int, int]:
+        """The shard of sample `number`, and its place among the samples of that shard that the index lists."""
+        at = int(np.searchsorted(self.starts, number, "right")) - 1
+        return at, int(self._skip[at] + number - self.starts[at])
+
+    def part(self, shard: int) -> Index:
+        """The index of one of the shards."""
+        return self._indexes[self._of[shard]].part(int(self._shard[shard]))
+
+    def num_images(self, shard: int) -> int:
+        """The samples of a shard that have an image, with a caption or without: the first that the index lists."""
+        table = self._indexes[self._of[shard]]
+        return int(table.columns["groups"][self._shard[shard]][:2].sum())
+
 
 def look_up(paths: Sequence[str], endings: Endings, storage: Storage, *, remote: bool) -> list[Listed]:
     """Where each shard is indexed: in the index of its folder, or in one that is made here.

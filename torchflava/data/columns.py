@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_TYPES: dict[str, np.dtype[Any]] = {"I64": np.dtype("<i8"), "U32": np.dtype("<u4"), "U8": np.dtype("u1")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "I64": np.dtype("<i8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+}
 _MOST_HEADER = 100 << 20  # bytes, as in safetensors
 
 
@@ -24,7 +29,7 @@ class Column(NamedTuple):
     """An array to be written."""
 
     dtype: str
-    """I64, U32 or U8."""
+    """I64, U32, U16 or U8."""
     shape: tuple[int, ...]
     """Of the whole."""
     pieces: Iterable[Array]

@@ -1,7 +1,7 @@
 """From a sample to the row of a batch: crop, masks, ids and, for a tenth of the pairs, another image's text (paper §3.2)."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,19 @@ class ImageRows:
         Raises:
             CorruptSample: if the image cannot be decoded.
         """
-        return self.of(source[index].image, rng)
+        return self.of(source, index, source[index].image, rng=rng)
 
-    def of(self, image: Tensor | bytes, rng: Rng) -> ImageRow:
-        """The row of an image."""
+    def of(self, source: Source[Any], index: int, image: Tensor | bytes, *, rng: Rng) -> ImageRow:
+        """The row of an image, which is sample `index` of `source`."""
         pixels, target = self.views(decoded(image), rng)
         return ImageRow(pixels, target, self.mask(rng))
+
+
+class ImagePart(Protocol):
+    """What makes the image's part of a row: `ImageRows`, or `CodedRows` where codes are read from a cache."""
+
+    def of(self, source: Any, index: int, image: Tensor | bytes, *, rng: Rng) -> ImageRow:
+        """The row of an image, which is sample `index` of `source`."""
 
 
 class TextRows:
@@ -86,10 +93,17 @@ class PairRows:
         texts: makes the text's part.
         mismatch_rate: the share of rows whose masked text is another's (0.1 in facebookresearch/multimodal@3c2a85a).
         vary: how a caption is told this time, such as its name with some of its keywords; as it stands, unless given.
+        other: (source, index, rng) -> where another caption is looked for; `same_shard` where shards are fetched.
     """
 
     def __init__(
-        self, images: ImageRows, texts: TextRows, mismatch_rate: float = 0.1, *, vary: Vary | None = None
+        self,
+        images: ImagePart,
+        texts: TextRows,
+        mismatch_rate: float = 0.1,
+        *,
+        vary: Vary | None = None,
+        other: Callable[[Any, int, Rng], int] | None = None,
     ) -> None:
         if not 0 <= mismatch_rate < 1:
             raise ValueError(f"mismatch_rate {mismatch_rate} must be at least 0 and below 1")
@@ -97,19 +111,33 @@ class PairRows:
         self.texts = texts
         self.mismatch_rate = mismatch_rate
         self.vary = vary
+        self.other = anywhere if other is None else other
 
     def __call__(self, source: PairSource, index: int, rng: Rng) -> PairRow:
         """The row of sample `index`."""
         sample = source[index]
-        other = self._other(source, sample.caption, rng) if rng.random() < self.mismatch_rate else None
+        other = self._other(source, index, sample.caption, rng=rng) if rng.random() < self.mismatch_rate else None
         told = sample.caption if self.vary is None else self.vary(sample.caption, rng)
         ids = self.texts.tokenizer.encode(told, self.texts.max_length).ids
-        image = self.images.of(sample.image, rng)
+        image = self.images.of(source, index, sample.image, rng=rng)
         return PairRow(image, ids, self.texts.of(told if other is None else other, rng), matched=other is None)
 
-    def _other(self, source: PairSource, caption: str, rng: Rng) -> str | None:
+    def _other(self, source: PairSource, index: int, caption: str, *, rng: Rng) -> str | None:
         for _ in range(8):
-            other = source.caption(int(rng.integers(len(source))))
+            other = source.caption(self.other(source, index, rng))
             if other.strip().lower() != caption.strip().lower():
                 return other if self.vary is None else self.vary(other, rng)
         return None
+
+
+def anywhere(source: PairSource, index: int, rng: Rng) -> int:
+    """A sample of the whole source."""
+    return int(rng.integers(len(source)))
+
+
+def same_shard(source: Any, index: int, rng: Rng) -> int:
+    """A sample of the shard in which sample `index` lies, which is at hand where shards are fetched; else as `anywhere`."""
+    if not hasattr(source, "starts"):
+        return anywhere(source, index, rng)
+    shard = int(np.searchsorted(source.starts, index, side="right")) - 1
+    return int(rng.integers(source.starts[shard], source.starts[shard + 1]))

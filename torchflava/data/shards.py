@@ -50,9 +50,10 @@ class _Shards:
                 f"{name}: {remote[0]} is not on the local disk; give storage=DiskCache(folder, limit) or Ranged() "
                 "from torchflava.data.remote, and local shards to a source of their own"
             )
-        self._storage = LocalFiles() if storage is None else storage
-        self._catalog = Catalog(look_up(self.paths, endings, self._storage, remote=bool(remote)), groups)
-        self.num_incomplete = self._catalog.num_incomplete
+        self.storage: Storage = LocalFiles() if storage is None else storage
+        """How the shards are read."""
+        self.catalog = Catalog(look_up(self.paths, endings, self.storage, remote=bool(remote)), groups)
+        self.num_incomplete = self.catalog.num_incomplete
         """Samples that lack an image or a caption, whichever is wanted here."""
         if not len(self):
             image = [f"an image ({', '.join(endings.image)})"] if groups.stop < 3 else []
@@ -61,12 +62,12 @@ class _Shards:
             raise ValueError(f"{name}: none of {told}")
 
     def __len__(self) -> int:
-        return len(self._catalog)
+        return len(self.catalog)
 
     @property
     def starts(self) -> NDArray[np.int64]:
         """(shards + 1,): the first sample of each shard, and the number of all."""
-        return self._catalog.starts
+        return self.catalog.starts
 
     def key(self, index: int) -> str:
         """Shard and sample by name."""
@@ -95,7 +96,7 @@ class _Shards:
     def _at(self, index: int) -> Place:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} lies outside [0, {len(self)})")
-        return self._catalog(index)
+        return self.catalog(index)
 
     def _text(self, place: Place, data: bytes) -> str:
         try:
@@ -133,7 +134,7 @@ class _Shards:
 
     def _bytes(self, place: Place, span: Span) -> bytes:
         num_bytes = int(place.table.columns["num_bytes"][place.table.shard_of(place.row)])
-        return self._storage.read(self.paths[place.shard], span, num_bytes)
+        return self.storage.read(self.paths[place.shard], span, num_bytes)
 
 
 class ShardPairs(_Shards):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
 from math import exp, log, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,6 +201,16 @@ class TrainViews:
     def target(self, crop: Tensor) -> Tensor:
         """A crop -> (3, s, s) uint8: the codebook's view."""
         return _resized(crop, [self.code_size] * 2, InterpolationMode.LANCZOS)
+
+    def told(self) -> dict[str, Any]:
+        """What fixes the codebook's view of an image, but for the generator, in numbers that JSON can hold.
+
+        Raises:
+            ValueError: if there is a warp, which numbers do not tell of.
+        """
+        if self.warp is not None:
+            raise ValueError("views with a warp show another picture each time; leave it out where codes are kept")
+        return {"code_size": self.code_size, "scale": [*self.scale], "ratio": [*self.ratio], "flip": self.flip}
 
 
 class EvalView:

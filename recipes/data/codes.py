@@ -1,0 +1,55 @@
+"""Codes of a shard set's images, computed once: `torchx run -s local_cwd recipes/data/codes.py -- data/coco --codebook dvae.pkl`.
+
+A dVAE costs more than the image encoder. The codes go into a folder beside the shards, a file for each shard; recipes/pretrain.py
+reads them from there when its codebook and crops are the same. Any number of ranks share the shards; a job that was stopped goes
+on with those that are missing. This file is a TorchX component and the script that its job runs.
+"""
+
+import sys
+
+from torchx.specs import AppDef
+
+from torchflava.launch.ddp import Nodes, torchrun_job
+
+
+def codes(
+    *args: str,
+    nodes: int = 1,
+    procs: int = 0,
+    gpus: int = 0,
+    cpus: int = 0,
+    mem_gb: int = 0,
+    retries: int = 0,
+    image: str = "",
+) -> AppDef:
+    """Computes the codes of a shard set's images; `torchx run FILE.py` offers a few arguments more.
+
+    Args:
+        args: the recipe's own arguments, after --
+        nodes: machines
+        procs: processes a node; 0 means one for each of --gpus, or one
+        gpus: GPUs to ask for, a node
+        cpus: CPU cores to ask for, a node
+        mem_gb: main memory to ask for, in GB a node
+        retries: times that the scheduler starts the job again after it failed
+        image: container image with torchflava in it; none means this Python
+    """
+    where = Nodes(nodes, procs, gpus, cpus, mem_gb)
+    return torchrun_job("recipes/data/codes.py", args, where, retries=retries, image=image)
+
+
+def main(words: list[str]) -> None:
+    """Compute what is missing, then say what there is."""
+    from codes_settings import parse
+
+    config = parse(words)  # before the imports that take seconds
+
+    from encode_shards import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(main)(sys.argv[1:])

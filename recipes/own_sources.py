@@ -1,0 +1,134 @@
+"""A user's own places as the sources of a run: blended, drawn near each other, and with the codes that were kept beside them."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from own import Own, named
+from torch import nn
+
+from torchflava.codebooks import fingerprint
+from torchflava.data.blend import Blend, Nearby
+from torchflava.data.coded import CodedShards
+from torchflava.data.codes import CodesOf
+from torchflava.data.opening import name_of, open_images, open_pairs, open_texts
+from torchflava.data.remote import DiskCache
+from torchflava.data.samples import TextSample
+from torchflava.data.shards import ShardImages, ShardPairs
+from torchflava.transforms.image import TrainViews
+
+log = logging.getLogger(__name__)
+
+
+class Captions:
+    """The captions of pairs as texts."""
+
+    def __init__(self, pairs: Any) -> None:
+        self.name = f"{pairs.name}' captions"
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> TextSample:
+        """The caption at `index`."""
+        return TextSample(self.pairs.caption(index), f"{self.name} {index}")
+
+
+def own_pairs(own: Own) -> Any:
+    """All of --pairs as one source, or None."""
+    return _together("pairs", open_pairs, own.pairs, weights=own.pair_weights, own=own)
+
+
+def own_images(own: Own) -> Any:
+    """All of --images as one source, or None."""
+    return _together("images", open_images, own.images, weights=own.image_weights, own=own)
+
+
+def own_texts(own: Own) -> Any:
+    """All of --texts as one source, or None."""
+    return _together("texts", open_texts, own.texts, weights=own.text_weights, own=own)
+
+
+def held_out_pairs(own: Own) -> Any:
+    """All of --held-out as one source, or None."""
+    return _together("held out", open_pairs, own.held_out, weights={}, own=own)
+
+
+def _together(
+    kind: str, open_one: Callable[..., Any], places: Sequence[str], *, weights: Mapping[str, float], own: Own
+) -> Any:
+    if not places:
+        return None
+    storage = DiskCache(own.cache, round(own.cache_gb * 1e9)) if own.cache else None
+    short = [name or name_of(place) for name, place in map(named, places)]
+    called = (
+        short if kind == "pairs" else [f"{name} {kind}" for name in short]
+    )  # a place may be given for several kinds
+    sources = [open_one(named(word).place, name, storage=storage) for word, name in zip(places, called, strict=True)]
+    window = 0 if kind == "held out" else own.window
+    if len(sources) == 1:
+        return _near(sources[0], window)
+    if not weights:
+        return _near(Blend(kind, sources), window)
+    if set(weights) != set(short):
+        raise ValueError(f"the weights are of {sorted(weights)}, the {kind} of {sorted(short)}; give each one weight")
+    shares = {long: weights[name] for name, long in zip(short, called, strict=True)}
+    return Blend(kind, [_near(source, window) for source in sources], shares)
+
+
+def _near(source: Any, window: int) -> Any:
+    """Drawn from a few shards at a time; what is not in shards lies at hand, and is drawn from as a whole."""
+    parts = source.sources if isinstance(source, Blend) else [source]
+    return Nearby(source, window) if window and all(hasattr(part, "starts") for part in parts) else source
+
+
+def with_codes(source: Any, own: Own, views: TrainViews, codebook: nn.Module) -> Any:
+    """The same source, with codes where `--codes` asks for them or, by default, where they are there for all of it.
+
+    Raises:
+        FileNotFoundError: for `--codes cached`, where some of it has none.
+        ValueError: if they are damaged, or not of its shards.
+    """
+    if source is None or own.codes == "online":
+        return source
+    of = CodesOf(fingerprint(codebook), codebook.num_codes, codebook.grid, views.told())
+    found, missing = {}, []
+    for part in _parts(source):
+        try:
+            found[part.name] = _coded(part, of)
+        except FileNotFoundError as error:
+            missing.append(f"{part.name} ({error})")
+    if missing and own.codes == "cached":
+        told = f"--codes is cached, but there are none beside {', '.join(missing)}"
+        raise FileNotFoundError(f"{told}; make them by recipes/data/codes.py, with this codebook")
+    if missing and found:
+        log.warning("codes are computed in every step: there are some, but none beside %s", ", ".join(missing))
+    return source if missing else _in_place(source, found)
+
+
+def is_coded(source: Any) -> bool:
+    """Whether a source has its codes; all of it or none."""
+    return source is not None and all(isinstance(part, CodedShards) for part in _parts(source))
+
+
+def _parts(source: Any) -> list[Any]:
+    """What a source is blended of."""
+    if isinstance(source, Nearby):
+        return _parts(source.source)
+    return [part for one in source.sources for part in _parts(one)] if isinstance(source, Blend) else [source]
+
+
+def _in_place(source: Any, parts: Mapping[str, Any]) -> Any:
+    """The same blend of other parts."""
+    if isinstance(source, Nearby):
+        return Nearby(_in_place(source.source, parts), source.window)
+    if isinstance(source, Blend):
+        return Blend(source.name, [_in_place(one, parts) for one in source.sources], source.weights)
+    return parts[source.name]
+
+
+def _coded(source: Any, of: CodesOf) -> CodedShards:
+    if not isinstance(source, ShardPairs | ShardImages):
+        raise FileNotFoundError("it is not in shards")
+    return CodedShards(source, of)
