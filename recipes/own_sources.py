@@ -98,7 +98,7 @@ def with_codes(source: Any, own: Own, views: TrainViews, codebook: nn.Module) ->
         try:
             found[part.name] = _coded(part, of)
         except FileNotFoundError as error:
-            missing.append(f"{part.name} ({error})")
+            missing.append(f"{part.name} ({f'no {error.filename}' if error.filename else error})")
     if missing and own.codes == "cached":
         told = f"--codes is cached, but there are none beside {', '.join(missing)}"
         raise FileNotFoundError(f"{told}; make them by recipes/data/codes.py, with this codebook")

@@ -137,7 +137,7 @@ def test_the_cache_keeps_within_its_bytes_those_that_were_read_last(tmp_path):
 
 def test_a_shard_larger_than_the_cache_is_corrupt_not_a_loop(tmp_path):
     pairs = ShardPairs(URLS[:4], storage=Ranged())
-    pairs._storage = cached(tmp_path, SHARD - 1)
+    pairs.storage = cached(tmp_path, SHARD - 1)
     with pytest.raises(CorruptSample, match=r"10240 bytes do not fit into a cache of 10239; raise its limit"):
         pairs[0]
 

@@ -233,7 +233,7 @@ def test_few_files_stay_open_and_none_without_the_source(tmp_path):
 def test_a_forked_process_reads_beside_its_parent(two_shards):
     pairs = ShardPairs(two_shards)
     alone = [pairs[i] for i in range(5)]
-    with pairs._storage._kept.lock, warnings.catch_warnings():  # as if another thread held it at the fork
+    with pairs.storage._kept.lock, warnings.catch_warnings():  # as if another thread held it at the fork
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of threads
         child = os.fork()
         if not child:

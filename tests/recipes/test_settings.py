@@ -38,7 +38,10 @@ CHANGED = {
 ELSEWHERE = {
     "steps": "its number is in every log: test_pretrain",
     "preset": "chooses where the others start: test_pretrain",
-    "corpus": "test_pretrain trains on both",
+    "corpus": "test_pretrain trains on two, test_own on the third",
+    "own": "test_own",
+    "vocab": "test_own",
+    "codebook": "test_own",
     "data": "of the emoji: test_pretrain",
     "gradients": "differs over ranks only: tests/distributed",
     "loss_mean": "differs over ranks only: tests/distributed",

@@ -35,7 +35,7 @@ class _Place(NamedTuple):
     shards: list[str]
     folder: str = ""
     file: str = ""
-    hub: str = ""
+    hub: str | None = None
 
     @property
     def remote(self) -> bool:
@@ -58,7 +58,7 @@ def open_pairs(place: str, name: str = "", *, storage: Storage | None = None) ->
         return ShardPairs(found.shards, name, storage=_storage(found, storage))
     if found.folder:
         return FolderPairs(found.folder, name=name)
-    if found.hub:
+    if found.hub is not None:
         dataset, image, caption = _dataset(found, "image", "caption")
         return HubPairs(dataset, image, caption, name=name)
     if found.file.endswith(_CAPTIONS):
@@ -77,7 +77,7 @@ def open_images(place: str, name: str = "", *, storage: Storage | None = None) -
         return ShardImages(found.shards, name, storage=_storage(found, storage))
     if found.folder:
         return FolderImages(found.folder, name)
-    if found.hub:
+    if found.hub is not None:
         dataset, image = _dataset(found, "image")
         return HubImages(dataset, image, name)
     raise ValueError(f"{place} holds no images; give shards, or a folder of images")
@@ -92,7 +92,7 @@ def open_texts(place: str, name: str = "", *, storage: Storage | None = None) ->
     found, name = _find(place), name or name_of(place)
     if found.shards:
         return ShardTexts(found.shards, name, storage=_storage(found, storage))
-    if found.hub:
+    if found.hub is not None:
         dataset, text = _dataset(found, "text")
         return HubTexts(dataset, text, name)
     if found.file.endswith(".txt"):
@@ -175,7 +175,7 @@ def _storage(found: _Place, storage: Storage | None) -> Storage | None:
 
 def _dataset(found: _Place, *columns: str) -> list[Any]:
     """A map-style data set of the hub, and the columns in it that stand for these."""
-    place, _, asked = found.hub.partition("?")
+    place, _, asked = (found.hub or "").partition("?")
     told = dict(parse_qsl(asked, strict_parsing=bool(asked)))
     known = {"split", "config", *columns}
     if not place or set(told) - known:
