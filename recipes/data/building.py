@@ -69,6 +69,8 @@ class Options:
     """Only so many of the source's entries (images, narratives, documents), for a trial; all by default."""
     check_images: bool = True
     """Decode every image, and leave out those that cannot be decoded."""
+    copies: bool = False
+    """Store an image with each of its captions, as other readers of such shards want it; else once a shard, with links."""
 
 
 Item = TypeVar("Item")
@@ -92,6 +94,7 @@ def build(
     shard_size: int,
     workers: int,
     check_images: bool,
+    copies: bool = True,
 ) -> Card:
     """Write `OUT/NAME-SSSSS-NNNNN.tar`, shard N of slice S, and `OUT/card.json`; the card.
 
@@ -106,14 +109,15 @@ def build(
         shard_size: samples in a shard; the last of a slice may have fewer.
         workers: processes; one means this one.
         check_images: decode every image, and reject those that cannot be decoded.
+        copies: store an image with each of its captions, not once a shard with links.
 
     Raises:
         ValueError: for a number below 1, or a folder that was begun with other settings.
     """
     if shard_size < 1:
         raise ValueError(f"shard_size is {shard_size}; 1 or more are due")
-    write = partial(_write_shards, rows_of_slice, out, name, shard_size, check_images)
-    settings = {"shard_size": shard_size, "check_images": check_images}
+    write = partial(_write_shards, rows_of_slice, out, name, shard_size, check_images, copies)
+    settings = {"shard_size": shard_size, "check_images": check_images, "copies": copies}
     return in_slices(write, num_slices, out, name=name, workers=workers, settings=settings)
 
 
@@ -123,6 +127,7 @@ def _write_shards(
     name: str,
     shard_size: int,
     check_images: bool,
+    copies: bool,
     part: int,
 ) -> tuple[Card, list[str]]:
     card = Card(name)
@@ -131,7 +136,7 @@ def _write_shards(
     for first in samples:
         shard = chain([first], islice(samples, shard_size - 1))
         shards.append(f"{name}-{part:05}-{len(shards):05}.tar")
-        write_whole(out / shards[-1], lambda file, shard=shard: write_tar(file, shard))  # type: ignore[misc]
+        write_whole(out / shards[-1], lambda file, shard=shard: write_tar(file, shard, copies=copies))  # type: ignore[misc]
     return card, shards
 
 

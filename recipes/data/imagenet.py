@@ -145,6 +145,7 @@ def main(config: Config) -> Card:
         shard_size=config.build.shard_size,
         workers=config.build.workers,
         check_images=config.build.check_images,
+        copies=config.build.copies,
     )
 
 

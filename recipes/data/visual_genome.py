@@ -3,8 +3,9 @@
 Layout, as homes.cs.washington.edu/~ranjay/visualgenome has it: `region_descriptions.json`, an array of images (id) with
 `regions` (region_id, image_id, phrase, x, y, width, height), and folders VG_100K and VG_100K_2 with `ID.jpg`.
 
-Each region's phrase is a sample with the whole image, which is how the paper comes to 5.4 million pairs. Shards hold an
-image once for each of its 50 regions: 15 GB of images become about 750 GB.
+Each region's phrase is a sample with the whole image, which is how the paper comes to 5.4 million pairs. An image has 50 regions
+and is stored once a shard: its other samples have hard links to it. With `--copies`, for other readers of such shards, 15 GB of
+images become about 750 GB.
 """
 
 import json
@@ -117,6 +118,7 @@ def main(config: Config) -> Card:
         shard_size=config.build.shard_size,
         workers=config.build.workers,
         check_images=config.build.check_images,
+        copies=config.build.copies,
     )
 
 

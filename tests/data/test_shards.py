@@ -21,6 +21,8 @@ from torchflava.data.shards import ShardImages, ShardPairs, ShardTexts
 from torchflava.data.tars import read_members, write_shards, write_tar, write_whole
 from torchflava.transforms.image import CorruptSample
 
+IMAGE = bytes(range(256)) * 4  # longer than a block
+
 Member = tuple[str, bytes]
 
 
@@ -78,7 +80,13 @@ def test_incomplete_samples_are_counted_and_left_out(tmp_path):
 
 
 def test_folders_capitals_and_many_dots(tmp_path):
-    members = [("x.y/a.PNG", b"1"), ("x.y/a.seg.png", b"2"), ("x.y/a.txt", b"t"), ("z/a.webp", b"3"), ("z/a.txt", b"u")]
+    members = [
+        ("x.y/a.IMAGE", b"1"),
+        ("x.y/a.seg.png", b"2"),
+        ("x.y/a.txt", b"t"),
+        ("z/a.webp", b"3"),
+        ("z/a.txt", b"u"),
+    ]
     pairs = ShardPairs([make_tar(tmp_path / "s.tar", members)])
     assert [(sample.key, sample.image) for sample in (pairs[0], pairs[1])] == [
         ("s.tar/x.y/a", b"1"),
@@ -102,6 +110,50 @@ def test_links_and_devices_are_passed_over(tmp_path):
         write_members(tar, [("0.txt", b"t"), ("../../1.jpg", b"h"), ("../../1.txt", b"u"), *pair("2", 2)])
     pairs = ShardPairs([path])
     assert (len(pairs), pairs.num_incomplete, pairs[0].caption) == (1, 1, "caption 2é")
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_an_image_with_several_captions_is_stored_once(tmp_path, tar_format):
+    """Hard links within the shard, as tarfile itself writes and follows them; those that lead elsewhere are passed over."""
+    path, deep = tmp_path / "s.tar", "d" * 90 + "/" + "k" * 90
+    with tarfile.open(path, "w", format=tar_format) as tar:
+        write_members(tar, [(f"{deep}-0.jpg", IMAGE), (f"{deep}-0.txt", b"first")])
+        for number, target in ((1, f"{deep}-0.jpg"), (2, f"{deep}-0.jpg"), (3, f"{deep}-9.jpg"), (4, f"{deep}-0.txt")):
+            member = tarfile.TarInfo(f"{deep}-{number}.jpg")
+            member.type, member.linkname = tarfile.LNKTYPE, target
+            tar.addfile(member)
+            write_members(tar, [(f"{deep}-{number}.txt", f"caption {number}".encode())])
+        write_members(tar, [(f"{deep}-9.jpg", b"comes too late")])
+    pairs = ShardPairs([path])
+    with tarfile.open(path) as tar:
+        told = [
+            (tar.extractfile(f"{deep}-{n}.jpg").read(), tar.extractfile(f"{deep}-{n}.txt").read()) for n in (0, 1, 2, 4)
+        ]
+    assert [(pairs[i].image, pairs[i].caption.encode()) for i in range(len(pairs))] == told
+    assert told[1] == (IMAGE, b"caption 1")
+    assert [pairs[i].key[-1] for i in range(4)] == ["0", "1", "2", "4"]
+    assert pairs.num_incomplete == 2  # the caption whose link leads to what comes later, and the image that comes later
+
+
+def test_equal_images_become_links_only_if_asked_and_only_where_they_follow_each_other(tmp_path):
+    great, small = IMAGE, b"small"
+    samples = [
+        ("a", {"jpg": great, "txt": b"1"}),
+        ("b", {"jpg": great, "txt": b"2"}),
+        ("c", {"jpg": small, "txt": b"3"}),
+    ]
+    samples += [("d", {"jpg": small, "txt": b"4"}), ("e", {"jpg": great, "txt": b"5"})]
+    sizes = {}
+    for copies in (True, False):
+        path = tmp_path / f"{copies}.tar"
+        write_whole(path, lambda file, copies=copies: write_tar(file, samples, copies=copies))
+        pairs = ShardPairs([path])
+        assert [(pairs[i].image, pairs[i].caption) for i in range(5)] == [
+            (parts["jpg"], parts["txt"].decode()) for _, parts in samples
+        ]
+        with tarfile.open(path) as tar:
+            sizes[copies] = [(member.name, member.linkname) for member in tar if member.islnk()]
+    assert sizes == {True: [], False: [("b.jpg", "a.jpg")]}
 
 
 def write_members(tar: tarfile.TarFile, members: list[Member]) -> None:

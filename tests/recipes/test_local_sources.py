@@ -178,7 +178,18 @@ def test_visual_genomes_regions_with_the_whole_image(tmp_path: Path) -> None:
         "2-1": "café",
     }
     found = samples(tmp_path / "out")
-    assert found["1-1382"]["jpg"] == found["1-1383"]["jpg"] == (tmp_path / "VG_100K_2/1.jpg").read_bytes()
+    image = (tmp_path / "VG_100K_2/1.jpg").read_bytes()
+    assert found["1-1382"]["jpg"] == found["1-1383"]["jpg"] == image
+    copied = Options(shard_size=3, workers=1, copies=True)
+    visual_genome.main(visual_genome.Config(regions, tmp_path, tmp_path / "copied", copied))
+    assert samples(tmp_path / "copied") == found
+    shard, whole = (min((tmp_path / name).glob("*.tar")) for name in ("out", "copied"))
+    assert (shard.read_bytes().count(image), whole.read_bytes().count(image)) == (1, 2)
+    pairs = ShardPairs([shard])
+    assert [(pairs[i].image, pairs[i].caption) for i in range(2)] == [
+        (image, "the clock is green in colour"),
+        (image, "shade is along the street"),
+    ]
     meta = json.loads(found["1-1382"]["json"])
     assert meta == {"image": "visual_genome/1", "image_id": 1, "region_id": 1382, "x": 421, "y": 57, "width": 82,
                     "height": 139}  # fmt: skip

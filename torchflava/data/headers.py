@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 BLOCK = 512
 """Bytes; headers and contents begin at its multiples."""
 
-Kind: TypeAlias = Literal["file", "folder", "link or device", "sparse file"]
+Kind: TypeAlias = Literal["file", "folder", "hard link", "link or device", "sparse file"]
 
 _ZEROS = bytes(BLOCK)
 _MOST_WORDS = 1 << 20  # bytes that a long name or the pax words of one member may have
@@ -41,6 +41,8 @@ class Member(NamedTuple):
     """Of its content, in bytes."""
     check: int
     """CRC-32 of the header block that stands before the content."""
+    target: str = ""
+    """Of a hard link: the name of the member whose content it shares."""
 
 
 def read_headers(file: BinaryIO, num_bytes: int) -> Iterator[Member]:
@@ -66,7 +68,8 @@ def read_headers(file: BinaryIO, num_bytes: int) -> Iterator[Member]:
         if kind in _WITHOUT_CONTENT or told == "folder":
             size = 0
         at = _end(content, size, num_bytes, repr(name))
-        yield Member(name, told, content, size, zlib.crc32(header))
+        target = words.get("linkpath", _until_nul(header[157:257])) if told == "hard link" else ""
+        yield Member(name, told, content, size, zlib.crc32(header), target)
         words = {}
     if words:
         raise DamagedTarError(f"a long name without its member at byte {at}")
@@ -121,9 +124,9 @@ def _content(file: BinaryIO, at: int, size: int) -> bytes:
 
 
 def _words(kind: bytes, content: bytes, at: int) -> dict[str, str]:
-    """What a header says about the member after it: `path`, `size`, and whatever marks a sparse file."""
+    """What a header says about the member after it: `path`, `linkpath`, `size`, and whatever marks a sparse file."""
     if kind in (b"L", b"K"):
-        return {"path": content.split(b"\0", 1)[0].decode(errors="surrogateescape")} if kind == b"L" else {}
+        return {"path" if kind == b"L" else "linkpath": _until_nul(content)}
     words: dict[str, str] = {}
     rest = content
     while rest.strip(b"\0"):
@@ -134,7 +137,11 @@ def _words(kind: bytes, content: bytes, at: int) -> dict[str, str]:
         if not equals or record[-1:] != b"\n" or end > len(content):
             raise DamagedTarError(f"a pax header that cannot be read at byte {at}")
         words[key.decode(errors="replace")] = value.decode(errors="surrogateescape")
-    kept = {key: value for key, value in words.items() if key in ("path", "size") or key.startswith("GNU.sparse")}
+    kept = {
+        key: value
+        for key, value in words.items()
+        if key in ("path", "linkpath", "size") or key.startswith("GNU.sparse")
+    }
     if kind == b"g" and kept:
         raise DamagedTarError(f"a global header that renames or resizes every member at byte {at}")
     return kept
@@ -150,11 +157,15 @@ def _after_sparse_map(file: BinaryIO, header: bytes, content: int, num_bytes: in
 
 
 def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0]
+    name = _until_nul(header[:100])
     if header[257:263] == b"ustar\0":  # GNU's header keeps times where this prefix stands
-        prefix = header[345:500].split(b"\0", 1)[0]
-        name = prefix + b"/" + name if prefix else name
-    return name.decode(errors="surrogateescape")
+        prefix = _until_nul(header[345:500])
+        name = f"{prefix}/{name}" if prefix else name
+    return name
+
+
+def _until_nul(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode(errors="surrogateescape")
 
 
 def _kind(kind: bytes, name: str, words: dict[str, str]) -> Kind:
@@ -162,7 +173,7 @@ def _kind(kind: bytes, name: str, words: dict[str, str]) -> Kind:
         return "folder"
     if kind == _SPARSE or any(key.startswith("GNU.sparse") for key in words):
         return "sparse file"
-    return "file" if kind in _FILES else "link or device"
+    return "file" if kind in _FILES else "hard link" if kind == b"1" else "link or device"
 
 
 def _nothing_follows(file: BinaryIO, at: int) -> None:

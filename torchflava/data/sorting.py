@@ -82,9 +82,17 @@ class _Sorter:
         self.passed: list[tuple[int, bytes]] = []
         self.key: str | None = None
         self.parts: dict[int, tuple[int, Member]] = {}
+        self.files: dict[str, Member] = {}
 
     def add(self, member: Member) -> None:
-        """Put a member into the sample at hand, or into a new one where its name differs."""
+        """Put a member into the sample at hand, or into a new one where its name differs.
+
+        A hard link to a file before it stands for that file: so an image with several captions is stored once.
+        """
+        if member.kind == "file":
+            self.files[member.name] = member
+        if member.kind == "hard link" and member.target in self.files:
+            member = self.files[member.target]._replace(name=member.name)
         reason = _unfit(member)
         if reason or member.kind == "folder":
             self._pass_over(reason, member.name) if reason else None
@@ -131,8 +139,8 @@ def _unfit(member: Member) -> str:
     parts = member.name.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or parts[0].endswith(":") or _CONTROL.search(member.name):
         return "hostile path"
-    if member.kind in ("link or device", "sparse file"):
-        return member.kind
+    if member.kind in ("hard link", "link or device", "sparse file"):
+        return "link or device" if member.kind == "hard link" else member.kind
     if member.kind == "file" and not member.size:
         return "empty file"
     return "too large" if member.size >= _MOST or member.offset // BLOCK >= _MOST else ""

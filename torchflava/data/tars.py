@@ -74,17 +74,30 @@ def write_shards(samples: Sequence[Sample], prefix: Path, size: int) -> list[Pat
     return paths
 
 
-def write_tar(file: IO[bytes], samples: Iterable[Sample]) -> None:
+def write_tar(file: IO[bytes], samples: Iterable[Sample], *, copies: bool = True) -> None:
     """Write samples as members `KEY.ENDING`; the same samples give the same bytes.
+
+    Args:
+        file: where to.
+        samples: their members.
+        copies: write every member's bytes; else a large one that equals the one before it, as the image of several captions
+            does, becomes a hard link to it, which other readers of such shards than this project's may pass over.
 
     Raises:
         ValueError: for a key with a dot: what follows it would be taken for an ending.
     """
+    last: dict[str, tuple[str, bytes]] = {}
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for key, parts in samples:
             if "." in key:
                 raise ValueError(f"the key {key!r} has a dot, which ends a key in a shard; replace it")
             for ending, data in parts.items():
                 member = tarfile.TarInfo(f"{key}.{ending}")
+                name, before = last.get(ending, ("", b""))
+                if not copies and len(data) > tarfile.BLOCKSIZE and data == before:
+                    member.type, member.linkname = tarfile.LNKTYPE, name
+                    tar.addfile(member)
+                    continue
+                last[ending] = member.name, data
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
