@@ -219,6 +219,16 @@ def test_encoding_goes_on_where_it_stopped_and_leaves_out_what_cannot_be_decoded
     assert {path for path in files if after[path][1] != before[path][1]} == set(files[:2])
 
 
+def test_a_changed_shard_is_encoded_anew(own: Path, done: Path, tmp_path: Path) -> None:
+    folder = make_own(tmp_path / "data")
+    before = encode(folder, done)
+    shutil.copy(folder / "coco" / "coco-00002.tar", folder / "coco" / "coco-00001.tar")
+    after = encode(folder, done)
+    assert [i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new] == [1]
+    source = corpus_of(folder, "--codebook", str(done / "codebook.safetensors"), "--codes", "cached")[1]["pair"].source
+    assert source.sources[0].codes(25, 0).shape == (16,)
+
+
 def test_two_ranks_make_the_same_codes(own: Path, done: Path, tmp_path: Path) -> None:
     folder = make_own(tmp_path / "data")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
