@@ -124,5 +124,48 @@ class PairBatch(NamedTuple):
     """(B,) bool: True where the clean text belongs to the image."""
 
 
+class CachedPairBatch(NamedTuple):
+    """A part of a batch of pairs, on the second pass of cached-embedding accumulation (Gao et al. 2021, §3.2)."""
+
+    pair: PairBatch
+    image_grad: Tensor
+    """(B, E) float: the gradient of the whole batch's contrastive loss, of all ranks, at these images' embeddings."""
+    text_grad: Tensor
+    """(B, E) float: the same at the texts'."""
+
+
 RawBatch: TypeAlias = RawImageBatch | RawTextBatch | RawPairBatch
-Batch: TypeAlias = ImageBatch | TextBatch | PairBatch
+Batch: TypeAlias = ImageBatch | TextBatch | PairBatch | CachedPairBatch
+
+
+def split(raw: RawBatch, rows: int) -> list[RawBatch]:
+    """A batch on the CPU as parts of at most so many rows, each with its texts trimmed to its own longest.
+
+    Raises:
+        ValueError: for parts of less than one row.
+    """
+    if rows < 1:
+        raise ValueError(f"parts of {rows} rows hold nothing; 1 or more are due")
+    num_rows = raw[0].shape[0]
+    parts = [type(raw)(*(column[at : at + rows] for column in raw)) for at in range(0, num_rows, rows)]
+    return [_trimmed(part) for part in parts]
+
+
+def _trimmed(raw: RawBatch) -> RawBatch:
+    if isinstance(raw, RawTextBatch):
+        longest = _longest(raw.keep)
+        return raw._replace(masked_ids=raw.masked_ids[:, :longest], keep=raw.keep[:, :longest])
+    if isinstance(raw, RawPairBatch):
+        clean, masked = _longest(raw.keep), _longest(raw.masked_keep)
+        return raw._replace(
+            ids=raw.ids[:, :clean],
+            keep=raw.keep[:, :clean],
+            masked_ids=raw.masked_ids[:, :masked],
+            masked_keep=raw.masked_keep[:, :masked],
+        )
+    return raw
+
+
+def _longest(keep: Tensor) -> int:
+    """(B, T) bool -> the tokens of the longest text."""
+    return int(keep.sum(1).max())

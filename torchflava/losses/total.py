@@ -13,22 +13,31 @@ LOSSES = ("mim", "mlm", "mmm_image", "mmm_text", "itm", "contrastive")
 """The six losses, by the names that they carry everywhere."""
 
 
-def mean_losses(losses: Mapping[str, Loss], over: Literal["global", "rank"] = "global") -> dict[str, Tensor]:
+def mean_losses(
+    losses: Mapping[str, Loss],
+    over: Literal["global", "rank"] = "global",
+    *,
+    num_rows: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """The mean of each loss, with gradient.
 
     Args:
         losses: what the model returned, the same names on every rank.
         over: `global` divides by the labelled rows of the whole batch, so that the gradient, averaged over ranks as DDP
             and FSDP do, is that of one process on that batch; `rank` takes each rank's own mean, as the references do.
+        num_rows: () each: the labelled rows of all of this rank's batch, where `losses` are of a part of it; the sums over
+            the parts of what is returned are then the whole batch's means.
 
     Returns:
         `global`: this rank's share, whose average over ranks is the global mean; `rank`: this rank's mean.
     """
     if over not in ("global", "rank"):
         raise ValueError(f"mean_losses: over must be 'global' or 'rank', got {over!r}")
+    rows = torch.stack([loss.num_rows if num_rows is None else num_rows[name] for name, loss in losses.items()])
     if over == "rank" or world_size() == 1:
-        return {name: loss.mean for name, loss in losses.items()}
-    counts = sum_over_ranks(torch.stack([loss.num_rows for loss in losses.values()]))
+        means = rows.clamp(min=1)
+        return {name: loss.total / n for (name, loss), n in zip(losses.items(), means, strict=True)}
+    counts = sum_over_ranks(rows)
     shares = world_size() / counts.clamp(min=1)
     return {name: loss.total * share for (name, loss), share in zip(losses.items(), shares, strict=True)}
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from torchflava.batch import IGNORE, Batch, ImageBatch, PairBatch, TextBatch
+from torchflava.batch import IGNORE, Batch, CachedPairBatch, ImageBatch, PairBatch, TextBatch
 from torchflava.distributed import Gather
 from torchflava.encoders import Fused
 from torchflava.heads import MaskedPredictionHead, MatchHead
@@ -69,6 +69,8 @@ class FlavaForPreTraining(nn.Module):
                 losses = self.text_losses(batch)
             case PairBatch():
                 losses = self.clean_losses(batch) | self.masked_losses(batch)
+            case CachedPairBatch():
+                losses = self.cached_losses(batch) | self.masked_losses(batch.pair)
             case _:
                 raise TypeError(
                     f"no objective for a {type(batch).__name__}; give an ImageBatch, TextBatch or PairBatch"
@@ -97,9 +99,16 @@ class FlavaForPreTraining(nn.Module):
         """The contrastive loss over true pairs."""
         if self.contrastive is None:
             return {}
-        # Not this module's own verbs: once sharded, those give the weights back when they return.
-        image, text = self.flava.embed_image(batch.pixels), self.flava.embed_text(batch.ids, batch.keep)
+        image, text = self._embedded(batch)
         return {"contrastive": self.contrastive(image, text, batch.contrast)}
+
+    def cached_losses(self, batch: CachedPairBatch) -> dict[str, Loss]:
+        """What has, at the encoders' weights, the gradient that the whole batch's contrastive loss has through these rows."""
+        if self.contrastive is None:
+            return {}
+        image, text = self._embedded(batch.pair)
+        total = (image.float() * batch.image_grad).sum() + (text.float() * batch.text_grad).sum()
+        return {"contrastive": Loss(total, batch.pair.contrast.sum().float())}
 
     def masked_losses(self, batch: PairBatch) -> dict[str, Loss]:
         """Masked multimodal modelling over matched rows, and matching over all."""
@@ -134,6 +143,20 @@ class FlavaForPreTraining(nn.Module):
         )
         keep = self.flava.keep(ids, batch.masked_keep)
         return self.flava.fuse(self.flava.image_encoder(batch.pixels), self.flava.text_encoder(ids, keep), keep)
+
+    def _embedded(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        # Not this module's own verbs: once sharded, those give the weights back when they return.
+        return self.flava.embed_image(batch.pixels), self.flava.embed_text(batch.ids, batch.keep)
+
+    def embed_pair(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """B pairs -> the embeddings (B, E) of images and of texts, of length 1, that the contrastive loss is of."""
+        return self._embedded(batch)
+
+    def contrast(self, image: Tensor, text: Tensor, contrast: Tensor) -> Loss:
+        """Embeddings (B, E) of images and texts, contrast (B,) bool -> the contrastive loss over all ranks' rows."""
+        if self.contrastive is None:
+            raise ValueError("contrast: this model has no contrastive loss")
+        return self.contrastive(image, text, contrast)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """What `forward` returns, as a verb for evaluation."""
@@ -179,8 +202,26 @@ class FlavaForPreTraining(nn.Module):
             clamp()
 
 
-VERBS = ("losses", "embed_image", "embed_text", "patch_states", "match_logits", "word_logits")
-"""The methods of `FlavaForPreTraining` for evaluation, to be registered when it is sharded."""
+VERBS = ("losses", "embed_image", "embed_text", "embed_pair", "contrast", "patch_states", "match_logits", "word_logits")
+"""The methods of `FlavaForPreTraining` beside forward, to be registered when it is sharded."""
+
+
+def labelled_rows(batch: Batch) -> dict[str, Tensor]:
+    """A batch -> () float32 by loss: the rows that its losses are sums over, without running the model."""
+    match batch:
+        case ImageBatch():
+            return {"mim": _count(batch.labels)}
+        case TextBatch():
+            return {"mlm": _count(batch.labels)}
+        case CachedPairBatch():
+            return labelled_rows(batch.pair)
+    image, text = (_count(_of_matched(labels, batch)) for labels in (batch.patch_labels, batch.token_labels))
+    rows = torch.full_like(image, len(batch.matched))
+    return {"mmm_image": image, "mmm_text": text, "itm": rows, "contrastive": batch.contrast.sum().float()}
+
+
+def _count(labels: Tensor) -> Tensor:
+    return (labels != IGNORE).sum().float()
 
 
 def _of_matched(labels: Tensor, batch: PairBatch) -> Tensor:

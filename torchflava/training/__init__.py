@@ -1,5 +1,6 @@
 """The mechanics of a run: processes, sharding, optimizer, checkpoints, meters. It knows modules, not FLAVA."""
 
+from torchflava.training.accumulate import Across, accumulate
 from torchflava.training.checkpoint import full_weights, load_checkpoint, save_checkpoint
 from torchflava.training.fsdp import shard
 from torchflava.training.meter import Meter
@@ -7,8 +8,10 @@ from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, 
 from torchflava.training.run import Run, attention_kernels, session
 
 __all__ = [
+    "Across",
     "Meter",
     "Run",
+    "accumulate",
     "adamw",
     "attention_kernels",
     "clip_gradients",
