@@ -2,7 +2,8 @@
 
 from torchflava.training.accumulate import Across, accumulate
 from torchflava.training.checkpoint import full_weights, load_checkpoint, save_checkpoint
-from torchflava.training.fsdp import shard
+from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
+from torchflava.training.initialise import initialise
 from torchflava.training.meter import Meter
 from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine
 from torchflava.training.run import Run, attention_kernels, session
@@ -15,8 +16,12 @@ __all__ = [
     "adamw",
     "attention_kernels",
     "clip_gradients",
+    "compile_units",
     "full_weights",
+    "initialise",
     "load_checkpoint",
+    "mesh_of",
+    "recompute",
     "save_checkpoint",
     "session",
     "set_learning_rate",

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchflava.distributed import rank, world_size
+from torchflava.training.fsdp import mesh_of
 
 _SHORT = 128  # tokens up to which plain matmuls are the faster attention in bf16 on the CPU
 
@@ -63,8 +64,7 @@ def session(seed: int, device: str = "auto") -> Iterator[Run]:
     np.random.seed(seed % 2**32)  # noqa: NPY002  # for a user's part that draws from it; ours never do
     torch.manual_seed(seed)
     try:
-        mesh = init_device_mesh(chosen.type, (world_size(),), mesh_dim_names=("ranks",))
-        yield Run(rank(), world_size(), chosen, mesh)
+        yield Run(rank(), world_size(), chosen, mesh_of(chosen))
     finally:
         dist.destroy_process_group()
 
