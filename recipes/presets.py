@@ -100,6 +100,8 @@ class Config:
     """Steps between two records in the log."""
     save_every: int = 400
     """Steps between two checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Checkpoints that are kept, the last ones."""
     measure_every: int = 0
     """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
     folder: str = "runs"
@@ -152,6 +154,7 @@ _RANGES = (
     ("max_length", 3, 513),
     ("num_codes", 2, 65537),
     ("save_every", 1, math.inf),
+    ("keep", 1, math.inf),
     ("measure_every", 0, math.inf),
     ("max_corrupt_fraction", 0, 1.0001),
     ("lr", 1e-12, math.inf),
@@ -218,7 +221,10 @@ def shaping(config: Config) -> dict[str, Any]:
 
     Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
     """
-    where, watched = ("folder", "resume", "threads", "device"), ("log_every", "save_every", "measure_every", "debug")
+    where, watched = (
+        ("folder", "resume", "threads", "device"),
+        ("log_every", "save_every", "measure_every", "debug", "keep"),
+    )
     passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook")
     return {name: value for name, value in as_json(config).items() if name not in passing}
 

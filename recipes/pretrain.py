@@ -56,10 +56,10 @@ def main(words: list[str]) -> None:
     from torchflava.data.prepare import prepare
     from torchflava.losses import mean_losses, weighted_sum
     from torchflava.training import (
+        Checkpoints,
         Meter,
         attention_kernels,
         clip_gradients,
-        save_checkpoint,
         session,
         set_learning_rate,
         warmup_cosine,
@@ -75,6 +75,7 @@ def main(words: list[str]) -> None:
         keep_order(mixture, folder, run, done)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
         weights = vars(config.weights)
+        checkpoints = Checkpoints(folder, keep=config.keep)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
         measured = Measured(config, corpus, model, run)
         asked = time.perf_counter()
@@ -97,8 +98,9 @@ def main(words: list[str]) -> None:
                 with meter.paused():
                     meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
             if step % config.save_every == 0 or step == config.steps:
-                save_checkpoint(folder, step, model, optimizer=optimizer, config=shaping(config))
+                checkpoints.save(step, model, optimizer, state={"config": shaping(config)})
             asked = time.perf_counter()
+        checkpoints.wait()
         export(model, folder, run)
         readings, shown = measure(measured)
         meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})

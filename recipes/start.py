@@ -12,8 +12,7 @@ from presets import Config, as_json, shaping
 from torchflava.data.mixture import Mixture
 from torchflava.files import save_tensors
 from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model, metadata_of
-from torchflava.training import Run, adamw, full_weights, load_checkpoint, shard
-from torchflava.training.checkpoint import last_checkpoint
+from torchflava.training import Run, adamw, full_weights, last_checkpoint, load_checkpoint, shard
 
 
 class Started(NamedTuple):
@@ -40,7 +39,7 @@ def start(config: Config, run: Run) -> Started:
     if config.resume:
         found = last_checkpoint(folder)
         assert found is not None, "presets.parse lets no folder without a checkpoint through"
-        done = load_checkpoint(found, model, optimizer=optimizer, config=shaping(config))
+        done = load_checkpoint(found, model, optimizer, config=shaping(config))["step"]
     elif run.leads:
         _open_folder(folder, config, corpus)
     if run.leads:

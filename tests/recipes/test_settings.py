@@ -51,6 +51,7 @@ ELSEWHERE = {
     "threads": "must change nothing: tests/data/test_mixture",
     "log_every": "how often, not what",
     "save_every": "how often: test_pretrain",
+    "keep": "how many: tests/training/test_checkpoint",
     "measure_every": "how often: test_pretrain",
     "folder": "where: test_pretrain",
     "resume": "test_pretrain",

@@ -1,7 +1,7 @@
 """The mechanics of a run: processes, sharding, optimizer, checkpoints, meters. It knows modules, not FLAVA."""
 
 from torchflava.training.accumulate import Across, accumulate
-from torchflava.training.checkpoint import full_weights, load_checkpoint, save_checkpoint
+from torchflava.training.checkpoint import Checkpoints, best_checkpoint, full_weights, last_checkpoint, load_checkpoint
 from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
 from torchflava.training.initialise import initialise
 from torchflava.training.meter import Meter
@@ -10,19 +10,21 @@ from torchflava.training.run import Run, attention_kernels, session
 
 __all__ = [
     "Across",
+    "Checkpoints",
     "Meter",
     "Run",
     "accumulate",
     "adamw",
     "attention_kernels",
+    "best_checkpoint",
     "clip_gradients",
     "compile_units",
     "full_weights",
     "initialise",
+    "last_checkpoint",
     "load_checkpoint",
     "mesh_of",
     "recompute",
-    "save_checkpoint",
     "session",
     "set_learning_rate",
     "shard",
