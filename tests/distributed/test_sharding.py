@@ -8,16 +8,14 @@ import pytest
 import tiny
 import torch
 from ranks import Outcome, on_ranks
-from steps import MAX_NORM, RANKS, ROWS, State, joined, mine, model_of, optimizer_of, sharded, step, weights, whole
+from steps import MAX_NORM, RANKS, State, joined, mine, model_of, optimizer_of, sharded, step, weights, whole
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from torchflava.batch import Batch, CachedPairBatch
+from torchflava.batch import Batch
 from torchflava.losses import mean_losses
 from torchflava.models import FlavaForPreTraining
-from torchflava.models.pretraining import labelled_rows
-from torchflava.training.accumulate import Across, accumulate
 from torchflava.training.fsdp import shard
 
 LOOKED_AT = ("pair", "image", "pair", "text")  # the kinds of the steps between which the model is looked at
@@ -117,34 +115,10 @@ def low_precision(number: int, ranks: int) -> Any:
     return {name: mean.detach() for name, mean in means.items()}, types, set(inside)
 
 
-def in_parts(number: int, ranks: int) -> Any:
-    """A step's gradients and means from parts of one row, for each kind of batch; sharded."""
-    results = {}
-    for kind in tiny.KINDS:
-        model, batch = sharded(), mine(kind, number)
-        parts = [tiny.part(batch, slice(at, at + 1)) for at in range(ROWS)]
-        rows = {name: sum(labelled_rows(part)[name] for part in parts) for name in labelled_rows(batch)}
-
-        def contrast(image: Tensor, text: Tensor, parts: Any, model: Any = model) -> Any:
-            return model.contrast(image, text, torch.cat([part.contrast for part in parts]))
-
-        means = accumulate(
-            model,
-            parts,
-            partial(mean_losses, num_rows=rows),
-            objective=lambda found: torch.stack(list(found.values())).sum(),
-            make=lambda part: part,
-            across=Across("contrastive", model.embed_pair, contrast, CachedPairBatch) if kind == "pair" else None,
-        )
-        results[kind] = means, {name: g.full_tensor() for name, g in tiny.gradients(model).items()}
-    return results
-
-
 @cache
 def outcome() -> Outcome:
     return on_ranks(
         RANKS,
-        in_parts,
         steps_of_every_kind,
         verbs_between_steps,
         validation_between_steps,
@@ -258,14 +232,3 @@ def test_what_is_refused() -> None:
         shard(nn.Linear(2, 3), None, [], precision="fp8")
     with pytest.raises(ValueError, match=r"a Linear has no units\(\); give the parts to shard one by one"):
         shard(nn.Linear(2, 3), None)
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_parts_on_two_ranks_add_up_to_the_batch_of_both(kind: str) -> None:
-    """Cached embeddings, with gradients through the other rank's columns and means over both ranks' labelled rows."""
-    model, ranks = model_of(), [result[kind] for result in outcome()[in_parts]]
-    means = mean_losses(model(whole(kind)))
-    torch.stack(list(means.values())).sum().backward()
-    assert_same(over_ranks([got for got, _ in ranks]), {name: mean.detach() for name, mean in means.items()})
-    for _, gradients in ranks:
-        assert_same(gradients, tiny.gradients(model), atol=1e-5)

@@ -98,7 +98,7 @@ def shard(
     if seed is None and any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("the model is on the meta device; give a seed, so that its weights can be drawn")
     names = {id(part): name for name, part in model.named_modules()}
-    place = CPUOffloadPolicy() if offload else OffloadPolicy()
+    place = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     exact = MixedPrecisionPolicy(param_dtype=torch.float32, cast_forward_inputs=False)
     policy = MixedPrecisionPolicy(param_dtype=_DTYPES[precision], reduce_dtype=torch.float32)
     todo = [(part, exact) for part in whole] + [(unit, policy) for unit in units] + [(model, policy)]
