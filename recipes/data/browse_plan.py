@@ -1,4 +1,8 @@
-"""What a page is about: shards, a mixture or a run, each as kinds of samples in the order of training."""
+"""What a page is about: shards, a mixture or a run, each as kinds of samples in the order of training.
+
+Shards alone are seen as in FLAVA's own code (facebookresearch/multimodal@06db45b, examples/flava/data/transforms.py): views of
+224 and 112 px, 75 of 14 x 14 patches masked, 77 tokens of a caption and 512 of a text; 15 % of the words as in BERT.
+"""
 
 import json
 import shlex
@@ -25,10 +29,10 @@ from torchflava.transforms.image import CorruptSample, TrainViews
 from torchflava.transforms.masking import block_mask
 from torchflava.transforms.wordpiece import WordPiece
 
-_GRID, _NUM_MASKED = (14, 14), 75  # paper §3.2 and appendix: BEiT's masks on 224 px in patches of 16
+_GRID, _NUM_MASKED = (14, 14), 75
 _IMAGE_SIZE, _CODE_SIZE = 224, 112
-_MASK_RATE = 0.15  # of the words (paper §3.2)
-_PAIR_LENGTH, _TEXT_LENGTH = 77, 512  # tokens: facebookresearch/multimodal@3c2a85a, examples/flava/data/definitions.py
+_MASK_RATE = 0.15
+_PAIR_LENGTH, _TEXT_LENGTH = 77, 512
 _VOCAB_SIZE = 30_522  # BERT's, at most
 _LEARNT_FROM = 10_000  # characters of a text
 _SEED = 0  # of the order and the masks of shards alone
@@ -78,8 +82,7 @@ def plan_of_run(folder: Path) -> Plan:
     config = replace(_restored(parse([]), saved), resume=str(folder))
     plan = _plan(config, f"What {folder.name} trains on", f"--run {folder}")
     try:
-        order = json.loads((folder / "data.json").read_bytes())
-        plan.mixture.check_state(order | {"step": 0})
+        plan.mixture.check_state(json.loads((folder / "data.json").read_bytes()))
     except FileNotFoundError:
         plan.warnings.append(f"{folder} has no data.json yet, so nothing says whether the data is what the run saw.")
     except ValueError as error:

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     name: str
     num_samples: int
     num_incomplete: int | None
-    """Samples of its shards that it leaves out for want of an image or a caption; None without shards."""
+    """Samples that it leaves out for want of an image or a caption; None if it does not say."""
     num_shards: int | None
     """Shards or files; None where there are none."""
     num_bytes: int | None
@@ -51,7 +51,7 @@ def rows_of(mixture: Mixture, steps: int) -> Iterator[Row]:
                 name,
                 source.name,
                 len(source),
-                getattr(source, "num_incomplete", None),
+                getattr(source, "num_incomplete", getattr(source, "num_rejected", None)),
                 len(paths) or None,
                 sum(Path(path).stat().st_size for path in paths) if local else None,
                 step_share,

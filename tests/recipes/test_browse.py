@@ -166,7 +166,8 @@ def test_images_texts_and_lines_are_shown_as_what_they_are(tmp_path: Path) -> No
     for name in ("images", "texts"):
         (tmp_path / name).mkdir()
     wide = image_file(1, (600, 300))
-    write_shards([sample("w", 1, None, image=wide), sample("v", 2, None)], tmp_path / "images/s", 9)
+    alone = sample("t", 0, "a text among images", image=None)
+    write_shards([sample("w", 1, None, image=wide), sample("v", 2, None), alone], tmp_path / "images/s", 9)
     write_shards([sample(key, 1, f"a text of {key}", image=None) for key in "xyz"], tmp_path / "texts/s", 9)
     (tmp_path / "lines.txt").write_text("one line\nanother line\n" + "word " * 600)
     out = browse.main(

@@ -59,6 +59,9 @@ def test_a_long_tail_goes_into_an_open_bar() -> None:
     assert drawn.bars[0].told == "0 to 4"
     assert drawn.x_ticks[-1].label == "\u2265 95"
     assert drawn.told == "median 50, nine in ten at most 90, greatest 10,000"
+    shorter = histogram("of", [*range(84)] * 10 + [10_000], "units")
+    assert shorter is not None
+    assert [tick.label for tick in shorter.x_ticks] == ["0", "20", "40", "60", "\u2265 80"]  # 80 has no room
     assert drawn.mark is not None
     assert drawn.mark.at == pytest.approx((LEFT + RIGHT) / 2, abs=0.1)
 
