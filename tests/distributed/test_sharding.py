@@ -228,7 +228,7 @@ def test_bfloat16_keeps_weights_gradients_and_temperature_in_float32() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, got 'fp8'"):
+    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, fp16, got 'fp8'"):
         shard(nn.Linear(2, 3), None, [], precision="fp8")
     with pytest.raises(ValueError, match=r"a Linear has no units\(\); give the parts to shard one by one"):
         shard(nn.Linear(2, 3), None)
