@@ -89,7 +89,18 @@ class Config:
 
     max_corrupt_fraction: float = 0.01
     """Share of a source's samples that may be unreadable, hence replaced by others, before the run stops."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of forward and backward; weights are kept in fp32. In fp16 the loss is scaled, and steps that overflow are left out."""
+    micro_batch: int = 0
+    """Rows that a rank computes at a time, for batches that do not fit; same losses and gradients. 0 means all of them."""
+    spread: Literal["all", "node", "copies"] = "all"
+    """Weights lie on all ranks in shards, on those of a node with a copy on each node, or as a copy on each rank."""
+    recompute: bool = False
+    """Compute the inner states of blocks again in backward instead of keeping them."""
+    compiled: bool = False
+    """Compile each block."""
+    offload: bool = False
+    """Keep weights, gradients and moments in main memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     """That make batches, on each rank."""
@@ -157,6 +168,7 @@ _RANGES = (
     ("keep", 1, math.inf),
     ("measure_every", 0, math.inf),
     ("max_corrupt_fraction", 0, 1.0001),
+    ("micro_batch", 0, math.inf),
     ("lr", 1e-12, math.inf),
     ("clip", 1e-12, math.inf),
     ("weight_decay", 0, math.inf),
@@ -222,7 +234,7 @@ def shaping(config: Config) -> dict[str, Any]:
     Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
     """
     where, watched = (
-        ("folder", "resume", "threads", "device"),
+        ("folder", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
         ("log_every", "save_every", "measure_every", "debug", "keep"),
     )
     passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook")

@@ -45,6 +45,7 @@ def main(words: list[str]) -> None:
     config = parse(words)  # before the imports that take seconds, so that a wrong flag is told at once
 
     from corpora import kinds
+    from gradients import gradients_of
     from measure import Measured
     from measure_emoji import measure_emoji
     from measure_own import measure_own
@@ -53,8 +54,6 @@ def main(words: list[str]) -> None:
     from start import export, keep_order, start
 
     from torchflava.data.mixture import Mixture
-    from torchflava.data.prepare import prepare
-    from torchflava.losses import mean_losses, weighted_sum
     from torchflava.training import (
         Checkpoints,
         Meter,
@@ -64,41 +63,42 @@ def main(words: list[str]) -> None:
         set_learning_rate,
         warmup_cosine,
     )
-    from torchflava.transforms.image import normalise
 
     num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + config.max_length
     with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision, num_tokens):
-        folder, corpus, model, optimizer, done = start(config, run)
+        folder, corpus, model, optimizer, scaler, done = start(config, run)
         mixture = Mixture(
             kinds(corpus, config), config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction
         )
         keep_order(mixture, folder, run, done)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
-        weights = vars(config.weights)
         checkpoints = Checkpoints(folder, keep=config.keep)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
         measured = Measured(config, corpus, model, run)
         asked = time.perf_counter()
         for planned in mixture.batches(done, config.steps, num_threads=config.threads, debug=config.debug):
             waited = time.perf_counter() - asked
-            batch = prepare(planned.batch, run.device, normalise, corpus.codebook.encode)
-            means = mean_losses(model(batch), config.loss_mean)
-            weighted_sum(means, weights).backward()
+            means = gradients_of(
+                planned.batch, model, corpus.codebook, config=config, device=run.device, scale=scaler.scale
+            )
+            scaler.unscale(optimizer)
             norm = clip_gradients(model, config.clip)
             lr = warmup_cosine(planned.step, steps=config.steps, warmup_steps=config.warmup_steps, lr=config.lr)
             set_learning_rate(optimizer, lr)
-            optimizer.step()
+            taken = scaler.step(optimizer)
             optimizer.zero_grad()
             model.clamp_temperature()
 
             step = planned.step + 1
-            meter.add(planned.kind, means, samples=config.batch_size, waited=waited, lr=lr, norm=norm)
-            meter.step(step)
+            meter.add(
+                planned.kind, means, samples=config.batch_size, waited=waited, lr=lr, norm=norm if taken else None
+            )
+            meter.step(step, scaler.readings)
             if config.measure_every and step % config.measure_every == 0 and step < config.steps:
                 with meter.paused():
                     meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
             if step % config.save_every == 0 or step == config.steps:
-                checkpoints.save(step, model, optimizer, state={"config": shaping(config)})
+                checkpoints.save(step, model, optimizer, state={"config": shaping(config), "scaler": scaler.state()})
             asked = time.perf_counter()
         checkpoints.wait()
         export(model, folder, run)

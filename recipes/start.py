@@ -1,6 +1,7 @@
 """The beginning of a run: its folder, its corpus, a sharded model, an optimizer, and where it goes on."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,18 @@ from presets import Config, as_json, shaping
 from torchflava.data.mixture import Mixture
 from torchflava.files import save_tensors
 from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model, metadata_of
-from torchflava.training import Run, adamw, full_weights, last_checkpoint, load_checkpoint, shard
+from torchflava.training import (
+    Run,
+    Scaler,
+    adamw,
+    compile_units,
+    full_weights,
+    last_checkpoint,
+    load_checkpoint,
+    mesh_of,
+    recompute,
+    shard,
+)
 
 
 class Started(NamedTuple):
@@ -22,6 +34,7 @@ class Started(NamedTuple):
     corpus: Corpus
     model: FlavaForPreTraining
     optimizer: torch.optim.Optimizer
+    scaler: Scaler
     done: int
     """Steps that a run gone on with has behind it."""
 
@@ -30,16 +43,17 @@ def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
     folder = Path(run.agree(config.resume or _new_folder(config)))
     corpus = open_corpus(config)
-    model = build(config, corpus.tokenizer.vocab_size, corpus.codebook.num_codes).to(run.device)
-    whole = [] if model.contrastive is None else [model.contrastive]
-    shard(model, run.mesh, precision=config.precision, verbs=VERBS, whole=whole)
+    model = _sharded(config, run, corpus)
     corpus.codebook.to(run.device)
     optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas)
+    scaler = Scaler(config.precision, run.device)
     done = 0
     if config.resume:
         found = last_checkpoint(folder)
         assert found is not None, "presets.parse lets no folder without a checkpoint through"
-        done = load_checkpoint(found, model, optimizer, config=shaping(config))["step"]
+        state = load_checkpoint(found, model, optimizer, config=shaping(config))
+        done = state["step"]
+        scaler.load(state["scaler"])
     elif run.leads:
         _open_folder(folder, config, corpus)
     if run.leads:
@@ -47,7 +61,21 @@ def start(config: Config, run: Run) -> Started:
             f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}",
             flush=True,
         )
-    return Started(folder, corpus, model, optimizer, done)
+    return Started(folder, corpus, model, optimizer, scaler, done)
+
+
+def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
+    """The model on all ranks; built without memory, which its parts get as they are drawn and sharded one by one."""
+    with torch.device("meta"):
+        model = build(config, corpus.tokenizer.vocab_size, corpus.codebook.num_codes)
+    if config.recompute:
+        recompute(model.units())
+    if config.compiled:
+        compile_units(model.units())
+    mesh = mesh_of(run.device, config.spread, per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    whole = [] if model.contrastive is None else [model.contrastive]
+    shard(model, mesh, precision=config.precision, verbs=VERBS, whole=whole, offload=config.offload, seed=config.seed)
+    return model
 
 
 def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTraining:

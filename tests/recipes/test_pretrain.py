@@ -74,7 +74,9 @@ def test_a_run_leaves_all_that_it_promises(tiny_run: tuple[Path, str]) -> None:
     with Image.open(folder / "picture.png") as picture:
         assert min(picture.size) > 500
     assert sorted(p.name for p in folder.glob("step-*")) == ["step-00000003", "step-00000005"]
-    weights = load_file(folder / "step-00000005" / "model.safetensors")
+    (shard,) = (folder / "step-00000005").glob("*.safetensors")
+    tensors = load_file(shard)
+    weights = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
     assert weights["contrastive.log_scale"].shape == (1,)
     assert not any("codebook" in name for name in weights)
     from torchflava.models import FlavaForPreTraining, from_pretrained
@@ -103,6 +105,25 @@ def test_measuring_on_the_way_changes_nothing_but_the_log(tiny_run: tuple[Path, 
     on_the_way = [record for record in records if name in record and record["step"] < 5]
     assert [record for record in records if record not in on_the_way] == losses(tiny_run[0])
     assert on_the_way[0] != on_the_way[1] | {"step": 2}
+
+
+@pytest.mark.parametrize(
+    "words", [["--micro-batch", "3"], ["--recompute"], ["--micro-batch", "2", "--spread", "copies"]]
+)
+def test_what_saves_memory_changes_no_loss(words: list[str], tiny_run: tuple[Path, str], tmp_path: Path) -> None:
+    done = run(["--preset", "tiny", *words], tmp_path)
+    assert done.returncode == 0, done.stderr
+    for got, due in zip(losses(only_folder(tmp_path)), losses(tiny_run[0]), strict=True):
+        assert got == pytest.approx(due, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_compiling_changes_no_loss(tiny_run: tuple[Path, str], tmp_path: Path) -> None:
+    done = run(["--preset", "tiny", "--compiled"], tmp_path, timeout=580)
+    assert done.returncode == 0, done.stderr
+    for got, due in zip(losses(only_folder(tmp_path)), losses(tiny_run[0]), strict=True):
+        assert got == pytest.approx(due, rel=2e-3, abs=2e-3)
 
 
 def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: Path) -> None:

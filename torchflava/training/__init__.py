@@ -6,6 +6,7 @@ from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
 from torchflava.training.initialise import initialise
 from torchflava.training.meter import Meter
 from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine
+from torchflava.training.precision import Scaler
 from torchflava.training.run import Run, attention_kernels, session
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Checkpoints",
     "Meter",
     "Run",
+    "Scaler",
     "accumulate",
     "adamw",
     "attention_kernels",

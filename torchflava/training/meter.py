@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,24 +54,28 @@ class Meter:
             self._bar = tqdm(total=steps, initial=start, disable=not live, unit="step", dynamic_ncols=True, leave=True)
 
     def add(
-        self, kind: str, losses: Mapping[str, Tensor], *, samples: int, waited: float, lr: float, norm: Tensor
+        self, kind: str, losses: Mapping[str, Tensor], *, samples: int, waited: float, lr: float, norm: Tensor | None
     ) -> None:
-        """Note one step: its losses on this rank's device, its samples over all ranks, and seconds waited for data."""
+        """Note one step: its losses on this rank's device, its samples over all ranks, and seconds waited for data.
+
+        The norm of the gradients is None, on every rank, where they overflowed and the step was not taken.
+        """
         for name, value in losses.items():
             self._values[f"{kind}/{name}"].append(value.detach())
-        self._values["step/grad_norm"].append(norm.detach())
+        if norm is not None:
+            self._values["step/grad_norm"].append(norm.detach())
         self._lr = lr
         self._samples += samples
         self._waited += waited
 
-    def step(self, step: int) -> None:
-        """Step number `step` is done (counting from 1): every few of them, write."""
+    def step(self, step: int, more: Callable[[], Mapping[str, float]] = dict) -> None:
+        """Step number `step` is done (counting from 1): every few of them, write, with what `more` then returns."""
         if self.folder is not None:
             self._bar.update(1)
         if step % self.every and step != self.steps:
             return
         seconds = time.perf_counter() - self._since
-        record = _means(self._values) | {"step/lr": self._lr}
+        record = _means(self._values) | {"step/lr": self._lr} | dict(more())
         record["step/samples_per_s"] = self._samples / seconds
         record["step/data_wait"] = self._waited / seconds
         wrong = [name for name, value in record.items() if not math.isfinite(value)]
