@@ -1,5 +1,6 @@
 """The order is a permutation, its shares are exact, and it knows nothing of ranks."""
 
+import pickle
 import time
 import tracemalloc
 from collections import Counter
@@ -100,6 +101,15 @@ def test_an_epoch_draws_every_sample_once_and_the_next_in_another_order() -> Non
 def test_keyed_generators_repeat_and_differ() -> None:
     assert keyed_rng(1, "a", 0, 5).random() == keyed_rng(1, "a", 0, 5).random()
     assert keyed_rng(1, "a", 0, 5).random() != keyed_rng(1, "a", 0, 6).random()
+
+
+@pytest.mark.parametrize("parts", [(0, "pmd", 0, 5), (1,), ("x", 2**63)])
+def test_a_keyed_generator_is_philox_with_that_key(parts: tuple[object, ...]) -> None:
+    fast, plain = keyed_rng(*parts), np.random.Generator(np.random.Philox(key=key(*parts)))
+    for rng in (fast, copied := pickle.loads(pickle.dumps(fast))):
+        assert rng.bit_generator.state["state"]["key"].tolist() == [key(*parts), 0]
+    assert fast.random(9).tolist() == plain.random(9).tolist() == copied.random(9).tolist()
+    assert fast.permutation(11).tolist() == plain.permutation(11).tolist()
 
 
 def off(counts: np.ndarray, expected: float) -> float:
