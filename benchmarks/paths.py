@@ -10,17 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as old
 
 from torchflava.batch import RawPairBatch
-from torchflava.codebooks import CachedCodes
+from torchflava.data.coded import CodedRows, CodedShards
+from torchflava.data.codes import HEAD, CodesOf, KeptList, codes_path, kept_in, list_path, shard_mark, write_codes
 from torchflava.data.mixture import Kind, Mixture
 from torchflava.data.order import keyed_rng
-from torchflava.data.rows import ImageRows, PairRows, Rng, TextRows, Tokens, Views
+from torchflava.data.rows import ImageRows, PairRows, Rng, TextRows, Tokens
 from torchflava.data.samples import PairSource
 from torchflava.data.shards import ShardPairs
+from torchflava.data.tars import write_whole
 from torchflava.transforms.collate import Collate, ImageRow, PairRow
 from torchflava.transforms.image import MEAN, STD, TrainViews, decode_image, normalise
 from torchflava.transforms.masking import block_mask, mask_whole_words
@@ -36,7 +37,8 @@ Make = Callable[[int], Any]
 class Parts(NamedTuple):
     """What all ways share."""
 
-    source: ShardPairs
+    source: Any
+    """Captioned images, in one shard."""
     tokenizer: WordPiece
     views: TrainViews
     texts: TextRows
@@ -82,38 +84,30 @@ def ways(parts: Parts, batch_size: int) -> dict[str, Make]:
     """The ways, by name, each a function of the step. Their files' bytes are read anew but for decoding alone."""
     files = [parts.source[i].image for i in range(len(parts.source))]
     whole = mixture(parts, batch_size)
+    coded_rows = PairRows(CodedRows(parts.views, mask_patches), parts.texts)
+    coded = mixture(parts._replace(source=with_codes(parts)), batch_size, coded_rows)
     pillow = mixture(parts, batch_size, PillowRows(parts.texts), partial(stack_floats, parts.collate))
     return {
         "decode": lambda step: [decode_image(files[i % len(files)]).shape for i in range(batch_size)],
         "row": whole.__getitem__,
-        "coded": mixture(parts, batch_size, CodedRows(parts)).__getitem__,
+        "coded": coded.__getitem__,
         "normalised": lambda step: normalise(whole[step].batch.pixels),
         "pillow": pillow.__getitem__,
     }
 
 
-class CodedRows:
-    """Rows whose codes come from a cache, so that the codebook's view is not made."""
-
-    def __init__(self, parts: Parts) -> None:
-        codes = np.random.default_rng(0).integers(0, NUM_CODES, (len(parts.source), GRID[0] * GRID[1]), dtype=np.uint16)
-        self.codes = CachedCodes(codes, num_codes=NUM_CODES, grid=GRID)
-        self.pairs = PairRows(ImageRows(one_view(parts.views), mask_patches), parts.texts)
-
-    def __call__(self, source: PairSource, index: int, rng: Rng) -> PairRow:
-        """The row of sample `index`."""
-        row = self.pairs(source, index, rng)
-        return row._replace(image=row.image._replace(target=self.codes[index]))
-
-
-def one_view(views: TrainViews) -> Views:
-    """The encoder's view and nothing for the codebook."""
-    nothing = torch.empty(0)
-
-    def made(image: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        return views.view(views.crop(image, rng), rng), nothing
-
-    return made
+def with_codes(parts: Parts) -> CodedShards:
+    """The same samples with random codes of one crop each beside their shard, as recipes/data/codes.py would keep them."""
+    of = CodesOf("random", NUM_CODES, GRID, parts.views.told())
+    (shard,), num_photos = parts.source.paths, len(parts.source)
+    codes = np.random.default_rng(0).integers(0, NUM_CODES, (num_photos, 1, of.num_patches))
+    mark = shard_mark(parts.source.catalog.part(0))
+    path = Path(codes_path(shard, of))
+    path.parent.mkdir()
+    write_whole(path, lambda file: write_codes(file, codes, of, mark=mark))
+    kept = kept_in(path.read_bytes()[:HEAD], path.stat().st_size, of, crops=1)
+    Path(list_path(str(Path(shard).parent), of)).write_bytes(KeptList(1, {Path(shard).name: kept}).as_json(of))
+    return CodedShards(parts.source, of)
 
 
 class PillowRows:

@@ -74,7 +74,7 @@ class Catalog:
 
     def row_of(self, number: int) -> tuple[int, int]:
         """The shard of sample `number`, and its place among the samples of that shard that the index lists."""
-        at = int(np.searchsorted(self.starts, number, "right")) - 1
+        at = int(self.starts.searchsorted(number, "right")) - 1
         return at, int(self._skip[at] + number - self.starts[at])
 
     def part(self, shard: int) -> Index:
