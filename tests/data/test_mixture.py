@@ -309,3 +309,26 @@ def test_a_loader_that_is_left_early_leaves_no_thread() -> None:
     assert set(threading.enumerate()) - before
     batches.close()
     assert not [thread for thread in set(threading.enumerate()) - before if thread.is_alive()]
+
+
+def test_the_masked_text_is_the_text_rows_own_and_a_caption_is_tokenised_once() -> None:
+    class Counting(Letters):
+        def encode(self, text: str, max_length: int) -> Words:
+            seen.append(text)
+            return super().encode(text, max_length)
+
+    def bare(image: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return image, image
+
+    texts = TextRows(Counting(), mask, 32)
+    pairs = PairRows(ImageRows(bare, lambda rng: np.zeros((2, 2), bool)), texts, 0.4)
+    source = Pairs([f"caption {i}" for i in range(31)])
+    for index in range(31):
+        seen: list[str] = []
+        row = pairs(source, index, np.random.default_rng(index))
+        assert len(seen) == (1 if row.matched else 2)
+        rng = np.random.default_rng(index)
+        if rng.random() < 0.4:
+            rng.integers(31)
+        assert row.text == texts.of(seen[-1], rng)
+        assert row.ids == Letters().encode(source.caption(index), 32).ids

@@ -1,5 +1,6 @@
 """The order is a permutation, its shares are exact, and it knows nothing of ranks."""
 
+import pickle
 import time
 import tracemalloc
 from collections import Counter
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchflava.data import order as order_module
 from torchflava.data.order import Order, draw, draw_near, key, keyed_rng, numbers_of, permute, permute_near
 
 
@@ -102,6 +104,15 @@ def test_keyed_generators_repeat_and_differ() -> None:
     assert keyed_rng(1, "a", 0, 5).random() != keyed_rng(1, "a", 0, 6).random()
 
 
+@pytest.mark.parametrize("parts", [(0, "pmd", 0, 5), (1,), ("x", 2**63)])
+def test_a_keyed_generator_is_philox_with_that_key(parts: tuple[object, ...]) -> None:
+    fast, plain = keyed_rng(*parts), np.random.Generator(np.random.Philox(key=key(*parts)))
+    for rng in (fast, copied := pickle.loads(pickle.dumps(fast))):
+        assert rng.bit_generator.state["state"]["key"].tolist() == [key(*parts), 0]
+    assert fast.random(9).tolist() == plain.random(9).tolist() == copied.random(9).tolist()
+    assert fast.permutation(11).tolist() == plain.permutation(11).tolist()
+
+
 def off(counts: np.ndarray, expected: float) -> float:
     """By how many standard deviations a chi-square of counts lies above what chance gives."""
     n = len(counts)
@@ -175,6 +186,48 @@ def test_permute_near_visits_every_sample_once_and_few_shards_at_a_time(sizes: l
     assert max(map(len, open_at)) <= window
     alone = [int(permute_near(starts, of, np.array([i], dtype=np.uint64), window=window)[0]) for i in range(n)]
     assert alone == seen.tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 4096])
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any),
+    window=st.integers(1, 14),
+    of=st.integers(0, 2**64 - 1),
+)
+def test_permute_near_is_that_of_all_shards_written_out(at_once: int, sizes: list[int], window: int, of: int) -> None:
+    starts = np.cumsum([0, *sizes])
+    shards = permute(len(sizes), key(of, "shards"), np.arange(len(sizes), dtype=np.uint64)).tolist()
+    plain = []
+    for first in range(0, len(sizes), window):
+        samples = [at for s in shards[first : first + window] for at in range(starts[s], starts[s + 1])]
+        if samples:
+            order = permute(len(samples), key(of, first // window), np.arange(len(samples), dtype=np.uint64))
+            plain += [samples[at] for at in order.tolist()]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(order_module, "_SHARDS_AT_ONCE", at_once)
+        assert permute_near(starts, of, np.arange(starts[-1], dtype=np.uint64), window=window).tolist() == plain
+
+
+def test_other_shards_are_not_taken_for_those_before() -> None:
+    numbers = np.arange(12, dtype=np.uint64)
+    for sizes in ([4, 4, 4], [1, 10, 1], [4, 4, 4]):
+        assert sorted(permute_near(np.cumsum([0, *sizes]), 3, numbers, window=1).tolist()) == list(range(12))
+
+
+def test_seventy_thousand_shards_start_at_once_and_in_little_memory() -> None:
+    starts = np.arange(70_001) * 1000
+    numbers = numbers_of(5_000, 8192, rank=0, world_size=64)
+    seconds = []
+    for seed in range(5):  # each an order of its own, so that nothing is left of the last
+        begin = time.perf_counter()
+        draw_near(starts, "pmd", seed, numbers=numbers, window=100)
+        seconds.append(time.perf_counter() - begin)
+    tracemalloc.start()
+    draw_near(starts, "pmd", 5, numbers=numbers, window=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert min(seconds) < 0.05
+    assert peak < 1 << 20
 
 
 def test_epochs_of_permute_near_differ_and_shards_are_mixed_within_a_window() -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torchflava.data.index import scan
 from torchflava.data.samples import ImageSample, PairSample
 from torchflava.data.shards import ShardImages, ShardPairs, ShardTexts
+from torchflava.data.storage import LocalFiles, Span
 from torchflava.data.tars import read_members, write_shards, write_tar, write_whole
 from torchflava.transforms.image import CorruptSample
 
@@ -64,6 +65,19 @@ def test_images_of_pairs_without_their_captions(two_shards):
     images = ShardImages(two_shards)
     assert images[4] == ImageSample(bytes([5]) * 516, "a-00001.tar/0002")
     assert len(images) == 5
+
+
+def test_a_storage_is_told_each_shards_own_length(two_shards):
+    class Asked(LocalFiles):
+        def read(self, path: str, span: Span, num_bytes: int) -> bytes:
+            asked[path] = num_bytes
+            return super().read(path, span, num_bytes)
+
+    two_shards[1].write_bytes(two_shards[1].read_bytes() + bytes(512))
+    asked: dict[str, int] = {}
+    pairs = ShardPairs(two_shards, storage=Asked())
+    assert [pairs[i].image[0] for i in range(5)] == [1, 2, 3, 4, 5]
+    assert asked == {str(path): path.stat().st_size for path in two_shards}
 
 
 def test_equal_names_in_two_shards_stay_two_samples(two_shards):

@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.testing import assert_close
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
 
-from torchflava.transforms import image as image_module
 from torchflava.transforms.image import (
     MEAN,
     STD,
@@ -98,19 +98,6 @@ def test_a_turned_photo_stands_upright(file_format):
     assert torch.equal(upright, lying.flip(1).transpose(1, 2))
 
 
-def test_without_torchcodec_and_with_a_broken_one_torchvision_decodes(monkeypatch, tmp_path: Path):
-    package = tmp_path / "torchcodec"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('built for another torch')")
-    data = encoded(RGB, "JPEG", quality=90)
-    expected = decode_image(data)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "torchcodec", raising=False)
-    image_module._jpeg_decoder.cache_clear()
-    assert torch.equal(decode_image(data), expected)
-    image_module._jpeg_decoder.cache_clear()
-
-
 JPEG = encoded(RGB, "JPEG")
 PNG = encoded(RGB, "PNG")
 
@@ -167,6 +154,31 @@ def test_views_are_one_crop_at_two_sizes():
             whole = Image.fromarray(source.permute(1, 2, 0).numpy())
             cut = whole.crop((left, top, left + width, top + height)).resize((size, size), resample)
             assert_close(given_view.float(), chw(np.array(cut)).float(), atol=2, rtol=0)
+
+
+LAYOUTS = {
+    "planes": lambda image: image,
+    "pixels": lambda image: image.permute(1, 2, 0).contiguous().permute(2, 0, 1),  # as decoders give it
+    "a part": lambda image: torch.nn.functional.pad(image, (3, 2, 1, 4))[:, 1:-4, 3:-2],
+}
+
+
+@given(
+    st.integers(2, 90), st.integers(2, 90), st.integers(2, 60), st.sampled_from(list(LAYOUTS)), st.sampled_from([0, 1])
+)
+@settings(max_examples=60)
+def test_views_equal_torchvisions_resize_in_every_bit_whatever_the_layout(height, width, side, layout, flip):
+    source = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(side))
+    views = TrainViews(side, side // 2, scale=(0.3, 0.9), flip=flip)
+    view, target = views(LAYOUTS[layout](source), np.random.default_rng(side))
+    top, left, h, w = crop_box(height, width, np.random.default_rng(side), scale=(0.3, 0.9), ratio=(3 / 4, 4 / 3))
+    crop = source[:, top : top + h, left : left + w]
+    crop = crop.flip(-1) if flip else crop
+    for seen, size, kind in ((view, side, InterpolationMode.BICUBIC), (target, side // 2, InterpolationMode.LANCZOS)):
+        # To a side of 1 torch can only resize what holds pixel after pixel.
+        plain = v2.resize(LAYOUTS["pixels"](crop), [size, size], interpolation=kind, antialias=True)
+        assert torch.equal(seen, plain)
+        assert seen.is_contiguous()
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32))

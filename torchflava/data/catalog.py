@@ -29,8 +29,10 @@ class Place(NamedTuple):
 
     shard: int
     """Into the paths."""
-    table: Index
+    listed: Listed
+    """The same shard in its index."""
     row: int
+    """Of the sample, in that index."""
 
 
 class Catalog:
@@ -65,14 +67,14 @@ class Catalog:
 
     def __call__(self, number: int) -> Place:
         """Where sample `number` lies."""
-        at = int(np.searchsorted(self.starts, number, "right")) - 1
-        index = self._indexes[self._of[at]]
-        first = index.starts.rows[self._shard[at]] + self._skip[at]
-        return Place(at, index, int(first + number - self.starts[at]))
+        at = int(self.starts.searchsorted(number, "right")) - 1  # np.searchsorted costs three times as much
+        index, shard = self._indexes[self._of[at]], int(self._shard[at])
+        first = index.starts.rows[shard] + self._skip[at]
+        return Place(at, Listed(index, shard), int(first + number - self.starts[at]))
 
     def row_of(self, number: int) -> tuple[int, int]:
         """The shard of sample `number`, and its place among the samples of that shard that the index lists."""
-        at = int(np.searchsorted(self.starts, number, "right")) - 1
+        at = int(self.starts.searchsorted(number, "right")) - 1
         return at, int(self._skip[at] + number - self.starts[at])
 
     def part(self, shard: int) -> Index:

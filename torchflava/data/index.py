@@ -114,7 +114,7 @@ class Index:
 
     def shard_of(self, row: int) -> int:
         """The shard in which sample `row` lies."""
-        return int(np.searchsorted(self.starts.rows, row, "right")) - 1
+        return int(self.starts.rows.searchsorted(row, "right")) - 1
 
     def key(self, row: int) -> str:
         """What the names of the members of sample `row` have in common."""

@@ -7,15 +7,18 @@ Letters: B samples in a global batch, g the number of a sample among all that a 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 _ROUNDS = 4
 _ROUNDS_OF_TWO_BITS = 10
 """For halves of two bits (n of 5 to 16): after four rounds a number's place among five is off by up to a tenth."""
 _LONGEST_BLOCK = 1000
+_SHARDS_AT_ONCE = 4096
+"""For 70,000 of them at once the memory would be four times that of their starts."""
 
 
 def key(*parts: object) -> int:
@@ -25,7 +28,19 @@ def key(*parts: object) -> int:
 
 def keyed_rng(*parts: object) -> np.random.Generator:
     """A generator that depends on `parts` alone, such as (seed, source, epoch, index)."""
-    return np.random.Generator(np.random.Philox(key=key(*parts)))
+    seed: Any = _Key(key(*parts))  # numpy's stubs know of no ISeedSequence but its own
+    return np.random.Generator(np.random.Philox(seed))
+
+
+class _Key(ISeedSequence):
+    """A key for Philox, by the door of its seed: `Philox(key=...)` also asks the system for entropy, and is twice as slow."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> NDArray[np.uint64]:
+        """The key's two words, of which `number` is the lower."""
+        return np.array([self.number, 0], np.uint64)
 
 
 def permute(n: int, of: int, index: NDArray[np.uint64] | int) -> NDArray[np.uint64]:
@@ -71,10 +86,10 @@ def permute_near(starts: NDArray[np.int64], of: int, numbers: NDArray[np.uint64]
     """As `permute`, under a permutation of the samples of all shards that has but `window` shards open at a time.
 
     The shards are permuted, and the samples of each `window` of them that follow one another are permuted among themselves:
-    a run of numbers reads few shards, as an object store asks for. Takes time and memory in the number of shards.
+    a run of numbers reads few shards, as an object store asks for. The first call takes time in the number of shards.
 
     Args:
-        starts: (shards + 1,), the first index of each shard, from 0 on, and the number of all.
+        starts: (shards + 1,), the first index of each shard, from 0 on, and the number of all; never changed afterwards.
         of: names the permutation, as `key` makes it.
         numbers: in [0, starts[-1]).
         window: shards that are open together.
@@ -82,23 +97,51 @@ def permute_near(starts: NDArray[np.int64], of: int, numbers: NDArray[np.uint64]
     Raises:
         ValueError: if the window is below 1 or a number lies outside.
     """
-    begins, length, total = starts[:-1].astype(np.uint64), np.diff(starts).astype(np.uint64), int(starts[-1])
-    if window < 1 or (len(numbers) and int(numbers.max()) >= total):
+    if window < 1 or (len(numbers) and int(numbers.max()) >= starts[-1]):
         raise ValueError(
-            f"permute_near: a window of {window} shards must be 1 or more, and numbers lie in [0, {total})"
+            f"permute_near: a window of {window} shards must be 1 or more, and numbers lie in [0, {starts[-1]})"
         )
-    shards = permute(len(length), key(of, "shards"), np.arange(len(length), dtype=np.uint64))
-    begins, length = begins[shards], length[shards]
-    ends = np.cumsum(length)
-    edges = np.concatenate([np.zeros(1, np.uint64), ends[window - 1 : len(ends) - 1 : window], ends[-1:]])
+    edges = _edges(_Same(starts), of, window)
     windows = np.searchsorted(edges, numbers, side="right") - 1
-    place = np.empty_like(numbers)
-    for w in np.unique(windows):
+    found = np.empty_like(numbers)
+    for w in sorted(set(windows.tolist())):
         here = windows == w
-        inside = permute(int(edges[w + 1] - edges[w]), key(of, int(w)), numbers[here] - edges[w])
-        place[here] = edges[w] + inside
-    shard = np.searchsorted(ends, place, side="right")
-    return begins[shard] + (place - (ends[shard] - length[shard]))
+        begins, length = _shards(starts, of, w * window, (w + 1) * window)
+        ends = np.cumsum(length)
+        inside = permute(int(edges[w + 1] - edges[w]), key(of, w), numbers[here] - edges[w])
+        shard = np.searchsorted(ends, inside, side="right")
+        found[here] = begins[shard] + (inside - (ends[shard] - length[shard]))
+    return found
+
+
+def _shards(starts: NDArray[np.int64], of: int, first: int, stop: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Where the shards that stand at places first to stop - 1 begin, and their lengths."""
+    num_shards = len(starts) - 1
+    at = permute(num_shards, key(of, "shards"), np.arange(first, min(stop, num_shards), dtype=np.uint64))
+    return starts[at].astype(np.uint64), (starts[at + np.uint64(1)] - starts[at]).astype(np.uint64)
+
+
+class _Same:
+    """An array that equals itself alone, so that a cache can know it, and keeps it."""
+
+    def __init__(self, array: NDArray[np.int64]) -> None:
+        self.array = array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.array is other.array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+
+@lru_cache(maxsize=16)
+def _edges(starts: _Same, of: int, window: int) -> NDArray[np.uint64]:
+    """(windows + 1,): the first number of each window, and the number of all; some thousand shards at a time."""
+    sums, step = [np.zeros(1, np.uint64)], window * -(-_SHARDS_AT_ONCE // window)
+    for first in range(0, len(starts.array) - 1, step):
+        length = _shards(starts.array, of, first, first + step)[1]
+        sums.append(np.add.reduceat(length, np.arange(0, len(length), window)))
+    return np.cumsum(np.concatenate(sums))
 
 
 class Place(NamedTuple):
@@ -150,11 +193,11 @@ class Order:
         kinds, turns = np.empty(len(steps), np.int64), np.empty(len(steps), np.uint64)
         blocks, within = steps // np.uint64(length), (steps % np.uint64(length)).astype(np.int64)
         counts = np.array(self._counts, dtype=np.uint64)
-        for block in np.unique(blocks):
-            here = blocks == block
-            kind_at, before = _shuffled(self._counts, key(self.seed, self.name, int(block)))
+        for block in sorted(set(blocks.tolist())):
+            here = blocks == np.uint64(block)
+            kind_at, before = _shuffled(self._counts, key(self.seed, self.name, block))
             kinds[here] = kind_at[within[here]]
-            turns[here] = block * counts[kinds[here]] + before[within[here]]
+            turns[here] = np.uint64(block) * counts[kinds[here]] + before[within[here]]
         return kinds, turns
 
 
@@ -222,10 +265,11 @@ def _epochs(
     within: Callable[[int, NDArray[np.uint64]], NDArray[np.uint64]],
 ) -> list[Drawn]:
     epochs, places = numbers // np.uint64(n), np.empty_like(numbers)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        places[here] = within(key(seed, source, int(epoch)), numbers[here] % np.uint64(n))
-    return [Drawn(int(epoch), int(at)) for epoch, at in zip(epochs, places, strict=True)]
+    for epoch in sorted(set(epochs.tolist())):  # np.unique imports numpy.ma first, for longer than all the rest takes
+        here = epochs == np.uint64(epoch)
+        places[here] = within(key(seed, source, epoch), numbers[here] % np.uint64(n))
+    # Arrays give Python's numbers one by one as memory views; as lists these would take a third of the megabyte for 8,192.
+    return list(map(Drawn, epochs.data, places.data))
 
 
 def numbers_of(turn: int, batch_size: int, *, rank: int, world_size: int) -> NDArray[np.uint64]:

@@ -80,7 +80,10 @@ class TextRows:
 
     def of(self, text: str, rng: Rng) -> TextRow:
         """The row of a text."""
-        tokens = self.tokenizer.encode(text, self.max_length)
+        return self.masked(self.tokenizer.encode(text, self.max_length), rng)
+
+    def masked(self, tokens: Tokens, rng: Rng) -> TextRow:
+        """The row of a tokenised text."""
         masked_ids, positions = self.mask(tokens, rng)
         return TextRow(masked_ids, positions, [tokens.ids[at] for at in positions])
 
@@ -118,9 +121,10 @@ class PairRows:
         sample = source[index]
         other = self._other(source, index, sample.caption, rng=rng) if rng.random() < self.mismatch_rate else None
         told = sample.caption if self.vary is None else self.vary(sample.caption, rng)
-        ids = self.texts.tokenizer.encode(told, self.texts.max_length).ids
+        tokens = self.texts.tokenizer.encode(told, self.texts.max_length)
         image = self.images.of(source, index, sample.image, rng=rng)
-        return PairRow(image, ids, self.texts.of(told if other is None else other, rng), matched=other is None)
+        text = self.texts.masked(tokens, rng) if other is None else self.texts.of(other, rng)
+        return PairRow(image, tokens.ids, text, matched=other is None)
 
     def _other(self, source: PairSource, index: int, caption: str, *, rng: Rng) -> str | None:
         for _ in range(8):

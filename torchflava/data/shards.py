@@ -80,7 +80,7 @@ class _Shards:
             CorruptSample: if it cannot be read, or is not a JSON object.
         """
         place = self._at(index)
-        if not place.table.columns["members"][place.row, META, 0]:
+        if not place.listed.table.columns["members"][place.row, META, 0]:
             return {}
         try:
             found = json.loads(self._read(place, META)[0])
@@ -91,7 +91,7 @@ class _Shards:
         return found
 
     def _key(self, place: Place) -> str:
-        return f"{self.paths[place.shard].rpartition('/')[2]}/{place.table.key(place.row)}"
+        return f"{self.paths[place.shard].rpartition('/')[2]}/{place.listed.table.key(place.row)}"
 
     def _at(self, index: int) -> Place:
         if not 0 <= index < len(self):
@@ -113,7 +113,8 @@ class _Shards:
         Raises:
             CorruptSample: if the shard cannot be read, or is not the one that was indexed.
         """
-        members = [(part, *(int(n) for n in place.table.columns["members"][place.row, part])) for part in parts]
+        where = place.listed.table.columns["members"][place.row].tolist()
+        members = [(part, *where[part]) for part in parts]
         for part, _, size, _ in members:
             if size > _MOST[part]:
                 told = f"its {('image', 'caption', '.json')[part]} has {size} bytes; at most {_MOST[part]} are read"
@@ -121,19 +122,19 @@ class _Shards:
         spans = [Span((block - 1) * BLOCK, BLOCK + size) for _, block, size, _ in members]  # with the header before it
         start, end = min(span.offset for span in spans), max(span.offset + span.size for span in spans)
         if end - start <= sum(span.size for span in spans) + _GAP:
-            whole = self._bytes(place, Span(start, end - start))
+            whole = memoryview(self._bytes(place, Span(start, end - start)))
             found = [whole[span.offset - start : span.offset - start + span.size] for span in spans]
         else:
-            found = [self._bytes(place, span) for span in spans]
+            found = [memoryview(self._bytes(place, span)) for span in spans]
         for data, (_, _, _, check) in zip(found, members, strict=True):
             if zlib.crc32(data[:BLOCK]) != check:
                 raise CorruptSample(
                     f"shard {self.paths[place.shard]} is not the one that was indexed, at {self._key(place)}"
                 )
-        return [data[BLOCK:] for data in found]
+        return [bytes(data[BLOCK:]) for data in found]
 
     def _bytes(self, place: Place, span: Span) -> bytes:
-        num_bytes = int(place.table.columns["num_bytes"][place.table.shard_of(place.row)])
+        num_bytes = int(place.listed.table.columns["num_bytes"][place.listed.shard])
         return self.storage.read(self.paths[place.shard], span, num_bytes)
 
 

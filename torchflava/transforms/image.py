@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as v2
+
+from torchflava.transforms.jpeg import decode_jpeg, jpeg_size
 
 Rng = np.random.Generator
 
@@ -35,17 +36,18 @@ class CorruptSample(ValueError):  # noqa: N818  # a kind of sample, not of error
 def decode_image(data: bytes) -> Tensor:
     """The bytes of an image file -> (3, H, W) uint8, upright (EXIF), the first frame, transparency laid over white.
 
-    JPEG goes through torchcodec where it is installed, else through torchvision, everything else through Pillow.
+    JPEG of one or three channels goes through torchcodec where it is installed, else through torchvision; everything else
+    through Pillow.
 
     Raises:
         CorruptSample: if the bytes are no image, a damaged one, or one of more than `MAX_PIXELS`.
     """
     try:
+        if (size := jpeg_size(data)) is not None:
+            _refuse_large(*size)
+            return decode_jpeg(data)
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-                return _jpeg_decoder()(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            _refuse_large(image.height, image.width)
             return from_pillow(image)
     except (
         Exception
@@ -56,21 +58,9 @@ def decode_image(data: bytes) -> Tensor:
         ) from error
 
 
-@lru_cache(maxsize=1)
-def _jpeg_decoder() -> Callable[[Tensor], Tensor]:
-    """(bytes,) uint8 -> (3, H, W) uint8, upright."""
-    try:
-        from torchcodec.decoders import decode_jpeg  # optional
-    except (ImportError, OSError, RuntimeError):  # the last two: built for another torch
-        pass
-    else:
-        return lambda data: decode_jpeg(data, mode="RGB")
-    from torchvision.io import ImageReadMode  # loads the operator
-
-    # The operator itself: torchvision.io.decode_jpeg warns at each call that it is deprecated, and filters for warnings
-    # are the process's, not a thread's.
-    decode = torch.ops.image.decode_jpeg
-    return lambda data: decode(data, ImageReadMode.RGB.value, True)
+def _refuse_large(height: int, width: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
 
 
 def from_pillow(image: Image.Image) -> Tensor:
@@ -191,16 +181,18 @@ class TrainViews:
         image = image if self.warp is None else self.warp(image, rng)
         top, left, height, width = crop_box(image.shape[1], image.shape[2], rng, scale=self.scale, ratio=self.ratio)
         crop = image[:, top : top + height, left : left + width]
-        return crop.flip(-1) if rng.random() < self.flip else crop
+        crop = crop.flip(-1) if rng.random() < self.flip else crop
+        # A pixel's three values side by side, without gaps: both resizings read it so, and would each make the copy.
+        return crop.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def view(self, crop: Tensor, rng: Rng) -> Tensor:
         """A crop -> (3, S, S) uint8: the encoder's view."""
-        view = _resized(crop, [self.image_size] * 2, InterpolationMode.BICUBIC)
+        view = _resized(crop, self.image_size, "bicubic")
         return view if self.augment is None else self.augment(view, rng)
 
     def target(self, crop: Tensor) -> Tensor:
         """A crop -> (3, s, s) uint8: the codebook's view."""
-        return _resized(crop, [self.code_size] * 2, InterpolationMode.LANCZOS)
+        return _resized(crop, self.code_size, "lanczos")
 
     def told(self) -> dict[str, Any]:
         """What fixes the codebook's view of an image, but for the generator, in numbers that JSON can hold.
@@ -230,12 +222,13 @@ class EvalView:
         side = min(image.shape[1:])
         top, left = (image.shape[1] - side) // 2, (image.shape[2] - side) // 2
         square = image[:, top : top + side, left : left + side]
-        return _resized(square, [self.image_size] * 2, InterpolationMode.BICUBIC)
+        return _resized(square, self.image_size, "bicubic")
 
 
-def _resized(image: Tensor, size: list[int], interpolation: InterpolationMode) -> Tensor:
-    resized: Tensor = v2.resize(image, size, interpolation=interpolation, antialias=True)
-    return resized.contiguous()
+def _resized(image: Tensor, size: int, mode: str) -> Tensor:
+    """(3, H, W) uint8 -> (3, size, size) uint8: torchvision's `resize` without its dispatch."""
+    resized = F.interpolate(image[None], size=[size, size], mode=mode, antialias=True)
+    return resized[0].contiguous()
 
 
 def _check_size(size: int) -> None:

@@ -4,6 +4,7 @@ Letters: H, W rows and columns of patches, T tokens, K predictions asked for.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache
 from math import exp, log, sqrt
 
 import numpy as np
@@ -45,7 +46,7 @@ def block_mask(
         hidden |= block
         remaining = num_masked - hidden.bit_count()
     packed = np.frombuffer(hidden.to_bytes(-(-patches // 8), "little"), dtype=np.uint8)
-    return np.unpackbits(packed, count=patches, bitorder="little").astype(np.bool_).reshape(grid)
+    return np.unpackbits(packed, count=patches, bitorder="little").view(np.bool_).reshape(grid)
 
 
 def _check_block(grid: tuple[int, int], num_masked: int, min_block: int, min_aspect: float) -> None:
@@ -87,12 +88,17 @@ def _block(
         if h >= height or w >= width:
             continue
         top, left = int(uniform() * (height - h + 1)), int(uniform() * (width - w + 1))
-        column = ((1 << w) - 1) << (top * width + left)
-        rectangle = sum(column << (row * width) for row in range(h))
-        new = rectangle & ~hidden
+        new = (_rectangle(h, w, width) << (top * width + left)) & ~hidden
         if 0 < new.bit_count() <= remaining:
             return new
     return 0
+
+
+@lru_cache(maxsize=4096)
+def _rectangle(h: int, w: int, width: int) -> int:
+    """The bits of a rectangle in the first corner of a grid that is `width` patches wide."""
+    row = (1 << w) - 1
+    return sum(row << (at * width) for at in range(h))
 
 
 def mask_tokens(
