@@ -5,6 +5,7 @@ from torchflava.data.coded import CodedRows, CodedShards
 from torchflava.data.codes import CodesOf
 from torchflava.data.folders import FolderImages, FolderPairs
 from torchflava.data.lines import TextLines
+from torchflava.data.loops import Epochs, Evaluation, Samples
 from torchflava.data.mixture import Kind, Mixture, Planned
 from torchflava.data.opening import open_images, open_pairs, open_texts
 from torchflava.data.order import Order, keyed_rng, permute
@@ -24,6 +25,8 @@ __all__ = [
     "CodesOf",
     "DiskCache",
     "Endings",
+    "Epochs",
+    "Evaluation",
     "FolderImages",
     "FolderPairs",
     "ImageRows",
@@ -39,6 +42,7 @@ __all__ = [
     "Ranged",
     "Replaced",
     "Retries",
+    "Samples",
     "SceneClasses",
     "SceneImages",
     "ScenePairs",
