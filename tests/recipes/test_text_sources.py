@@ -97,9 +97,10 @@ def test_cc_news_packed_by_words(tmp_path: Path) -> None:
     texts = TextLines(tmp_path / "out/ccnews.txt")
     assert [texts[index].text for index in range(len(texts))] == PACKED
     assert sorted(path.name for path in (tmp_path / "out").glob("*.txt")) == ["ccnews.txt"]
-    before = files(tmp_path / "out")
+    before, made = files(tmp_path / "out"), (tmp_path / "out/ccnews.txt").stat()
     assert ccnews.main(config).as_json() == told.as_json()  # finished: nothing is done again
     assert files(tmp_path / "out") == before
+    assert (tmp_path / "out/ccnews.txt").stat() == made
 
 
 def test_cc_news_from_parquet(tmp_path: Path) -> None:
@@ -170,6 +171,9 @@ def test_text_scripts_say_what_is_wrong(tmp_path: Path) -> None:
     ccnews.main(ccnews.Config(folder, tmp_path / "out", Packing(6), workers=1))
     with pytest.raises(ValueError, match="choose another --out"):
         ccnews.main(ccnews.Config(folder, tmp_path / "out", Packing(7), workers=1))
+    WordPiece.train(ARTICLES, 60).save(tmp_path / "vocab.txt")
+    with pytest.raises(ValueError, match="choose another --out"):
+        ccnews.main(ccnews.Config(folder, tmp_path / "out", Packing(6, tmp_path / "vocab.txt"), workers=1))
     with pytest.raises(ValueError, match=r"vocab"):
         ccnews.main(ccnews.Config(folder, tmp_path / "x", Packing(9, tmp_path / "no-vocab.txt"), workers=1))
 
@@ -246,6 +250,14 @@ def test_rows_that_are_sentences_or_books(tmp_path: Path) -> None:
     told = bookcorpus.main(bookcorpus.Config(tmp_path / "b.jsonl", "documents", tmp_path / "d", Packing(99), workers=1))
     assert lines(tmp_path / "d/bookcorpus.txt") == [" [SEP] ".join([*rows[:2], rows[3]])]
     assert (told.documents, dict(told.rejected)) == (3, {"bad row": 1, "duplicate": 1, "empty text": 1})
+
+
+def test_what_follows_a_row_that_was_lost_is_kept_apart(tmp_path: Path) -> None:
+    rows = ['{"text": "one ,"}', "no json", '{"text": "two ."}', '{"text": "three ."}']
+    (tmp_path / "b.jsonl").write_text("\n".join(rows))
+    told = bookcorpus.main(bookcorpus.Config(tmp_path, out=tmp_path / "s", packing=Packing(99), workers=1))
+    assert lines(tmp_path / "s/bookcorpus.txt") == ["one , [SEP] two . three ."]
+    assert told.documents == 2
 
 
 def test_books_of_two_kinds_are_refused(tmp_path: Path) -> None:
