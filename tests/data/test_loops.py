@@ -220,7 +220,7 @@ def test_a_loop_goes_on_at_the_same_sample_with_the_same_randomness(num_workers:
     assert begun + told(second.batches(3)) == whole
 
 
-def test_a_loop_that_was_left_goes_on_and_ends_where_it_is_told() -> None:
+def test_a_loop_that_was_left_goes_on_and_ends_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, whole = epochs(), told(epochs().batches(4))
     seen = []
     for batch in loop.batches(4):
@@ -232,6 +232,8 @@ def test_a_loop_that_was_left_goes_on_and_ends_where_it_is_told() -> None:
     assert told(loop.batches(2)) == []
     seen += told(loop.batches(4))
     assert seen == whole
+    monkeypatch.setattr(loops_module, "read_ahead", None)
+    assert told(loop.batches(4)) == []  # no worker is started for nothing
 
 
 def test_the_state_is_the_same_on_all_ranks_and_small() -> None:
@@ -304,6 +306,8 @@ def test_a_corrupt_sample_is_replaced_by_its_key_and_counted(
         seen = told(loop.batches(2))
     assert all(len(values) == 4 for _, _, _, values, _, _ in seen)
     assert not {3, 7} & {value for _, _, _, values, _, _ in seen for value in values}
+    for epoch, _, _, values, noise, _ in seen:  # of the sample that stands there, not of the one that was due
+        assert noise == [keyed_rng(7, "numbers", epoch, value).random(2).tolist() for value in values]
     assert loop.replacements.num_seen == {"numbers": 46}
     assert {sample.at for sample in loop.replacements.listed} >= {3, 7}
     assert "numbers, sample 3 is replaced: sample 3 is broken" in caplog.text

@@ -192,6 +192,14 @@ def test_counts_of_threads_that_write_at_once_add_up() -> None:
     assert counted.reasons == {("s", "no"): 3200}
 
 
+def test_as_many_as_are_allowed_are_not_too_many() -> None:
+    counted, one = Replacements(0.01), Failure(Replaced("s", 1, "no"), "no")
+    counted.add({"s": 499}, [one] * 5)  # too few were looked at
+    counted.add({"s": 101}, [one])
+    with pytest.raises(CorruptSample, match=r"7 of 601 samples of s could not be read"):
+        counted.add({"s": 1}, [one])
+
+
 class Failing(Texts):
     """Raises what no source may."""
 
