@@ -4,7 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from corpora import Corpus, open_corpus, save_corpus
@@ -94,13 +94,24 @@ def keep_order(mixture: Mixture, folder: Path, run: Run, done: int) -> None:
     """Keep what fixes the order of the data in `data.json`; a run that goes on must have the same.
 
     Raises:
-        ValueError: naming what differs, such as the length of a source.
+        ValueError: naming what differs, such as the length of a source; or if `data.json` is missing or damaged.
     """
     kept = folder / "data.json"
     if done:
-        mixture.check_state(json.loads(kept.read_text()) | {"step": done})
+        mixture.check_state(_kept_order(kept) | {"step": done})
     elif run.leads:
         kept.write_text(json.dumps(mixture.state(0)))
+
+
+def _kept_order(kept: Path) -> dict[str, Any]:
+    try:
+        order: dict[str, Any] = json.loads(kept.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{kept}, which says in which order this run had its data, cannot be read ({error}); put it back from a copy of "
+            "the run's folder, or start a new run"
+        ) from error
+    return order
 
 
 def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:

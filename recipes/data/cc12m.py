@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 from building import Card
-from fetching import Fetching, fetch
+from fetching import Fetch, fetch
 from urls import Listing, list_urls, parts_of, read_pairs
 
 NAME = "cc12m"
@@ -30,17 +30,7 @@ class List:
     """How lists are written."""
 
 
-@dataclass(frozen=True)
-class Fetch:
-    """Fetch the images of the lists into shards."""
-
-    out: Path = Path("data") / NAME
-    """Where the lists are, and shards and card.json go."""
-    fetching: Annotated[Fetching, tyro.conf.arg(name="")] = field(default_factory=Fetching)
-    """How images are fetched."""
-
-
-Config = List | Fetch
+Config = List | Annotated[Fetch, tyro.conf.subcommand(default=Fetch(Path("data") / NAME))]
 
 
 def main(config: Config) -> Card:

@@ -57,7 +57,7 @@ def stretches_of(paths: Iterable[Path], num_rows: int, limit: int | None) -> lis
             if left is not None:
                 stretch = stretch._replace(rows=min(stretch.rows, left))
                 left -= stretch.rows
-            found += [stretch] if stretch.rows else []
+            found.append(stretch)
             if left == 0:
                 return found
     return found

@@ -19,13 +19,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 from building import Card
 from card import image_number
 from slices import settle, write_text
@@ -68,6 +69,16 @@ class Fetching:
     """Pixels that an image's shorter side has at most, larger ones being scaled down; 0 leaves all as they are."""
     share: tuple[int, int] = (0, 1)
     """Which lists: those whose number leaves the first on division by the second, for one of several machines."""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Fetch the images of the lists into shards."""
+
+    out: Path
+    """Where the lists are, and shards and card.json go."""
+    fetching: Annotated[Fetching, tyro.conf.arg(name="")] = field(default_factory=Fetching)
+    """How images are fetched."""
 
 
 def fetch(name: str, out: Path, options: Fetching) -> Card:

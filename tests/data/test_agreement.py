@@ -25,12 +25,20 @@ def one_apart(rank: int, world_size: int) -> str:
     return str(caught.value)
 
 
+def one_number_apart(rank: int, world_size: int) -> str:
+    with pytest.raises(ValueError, match="ranks follow different orders") as caught:
+        agree(f"sample {8 if rank == 1 else 9}")
+    return str(caught.value)
+
+
 def test_a_rank_with_another_order_is_named_on_every_rank() -> None:
-    outcome = on_ranks(2, agreeing, one_apart)
-    assert outcome[agreeing] == [True, True]
+    outcome = on_ranks(3, agreeing, one_apart, one_number_apart)
+    assert outcome[agreeing] == [True, True, True]
     for told in outcome[one_apart]:
-        assert "rank 0 at step 4, pair from sample 16" in told
+        assert "ranks 0, 2 at step 4, pair from sample 16" in told
         assert "rank 1 at step 4, image from sample 16" in told
+    for told in outcome[one_number_apart]:
+        assert "ranks 0, 2 at sample 9; rank 1 at sample 8; start them all" in told
 
 
 def test_alone_there_is_nothing_to_agree_on() -> None:
@@ -40,6 +48,8 @@ def test_alone_there_is_nothing_to_agree_on() -> None:
 def test_what_differs_is_named_as_it_was_and_is() -> None:
     was = {"step": 3, "sources": {"pair": {"sources": [{"name": "a", "length": 3}]}}, "seed": 1}
     same(was, dict(reversed(was.items())))
+    same({"a": (1, 2)}, {"a": [1, 2]})
+    same({"a": [1, 2]}, {"a": (1, 2)})
     now = {"step": 3, "sources": {"pair": {"sources": [{"name": "a", "length": 4}]}}, "shares": 2}
     with pytest.raises(ValueError, match="the data would not go on as it began") as caught:
         same(was, now)

@@ -90,6 +90,12 @@ def test_the_order_of_the_weights_changes_nothing() -> None:
     assert choose(Blend("w", sources[::-1], {"b": 4, "a": 2}), 1, numbers=numbers(0, 99)) == one
 
 
+def test_blends_of_other_names_draw_in_other_orders() -> None:
+    sources, weights = [Captions("a", 7), Captions("b", 11)], {"a": 1.0, "b": 1.0}
+    one, other = (names(choose(Blend(name, sources, weights), 1, numbers=numbers(0, 99))) for name in "vw")
+    assert [name for name, _, _ in one] != [name for name, _, _ in other]
+
+
 def test_indices_and_captions_run_through_the_sources() -> None:
     blend = Blend("all", [Captions("a", 2), Captions("b", 3)])
     assert [blend[i] for i in range(len(blend))] == ["a 0", "a 1", "b 0", "b 1", "b 2"]
@@ -104,6 +110,7 @@ def test_nearby_draws_all_of_an_epoch_from_few_shards_at_a_time(window: int) -> 
     parts = [Sharded("a", [5, 0, 9, 4]), Sharded("b", [6, 6, 2, 8, 1])]
     near = Nearby(Blend("both", parts), window)
     n = len(near)
+    assert near.starts.tolist() == [0, 5, 5, 14, 18, 24, 30, 32, 40, 41]
     for epoch in (0, 1):
         seen = names(choose(near, 4, numbers=numbers(epoch * n, epoch * n + n)))
         assert sorted(seen) == sorted((p.name, epoch, at) for p in parts for at in range(len(p)))
@@ -111,6 +118,7 @@ def test_nearby_draws_all_of_an_epoch_from_few_shards_at_a_time(window: int) -> 
         shards = [(name, int(np.searchsorted(starts[name], at, side="right"))) for name, _, at in seen]
         open_at = [len({s for s in set(shards) if s in shards[: i + 1] and s in shards[i:]}) for i in range(n)]
         assert max(open_at) <= window
+        assert window == 1 or max(open_at) > 1
     assert near[3] == "a 3"
     assert near.caption(20) == "B 2"
 
@@ -141,9 +149,11 @@ A, B = Captions("a", 7), Captions("b", 11)
         ([A, Captions("c", 0)], None, "blend x: c is empty; leave it out"),
         ([A, B], {"a": 1.0, "b": 0.0}, r"weights {'b': 0.0} must be above 0; leave a source of weight 0 out"),
         ([A, B], {"a": 1.0, "b": float("nan")}, "must be above 0"),
+        ([A, B], {"a": 1.0, "b": float("inf")}, "must be above 0"),
         ([A, B], {"a": 1.0}, r"has weights for \['a'\] and sources \['a', 'b'\]"),
         ([A, B], {"a": 1.0, "b": 1e-6}, "the share of b is less than one in 10000"),
         ([A, Blend("b", [B])], None, "holds another blend"),
+        ([A, Nearby(Blend("b", [Sharded("c", [1])]), 1)], {"a": 1.0, "b": 1.0}, "holds another blend"),
         ([A, Nearby(Sharded("b", [1]), 1)], None, "wrap the blend in Nearby instead"),
     ],
 )
@@ -157,5 +167,7 @@ def test_what_nearby_refuses() -> None:
         Nearby(A, 2)
     with pytest.raises(ValueError, match="b: a window of 0 shards must be 1 or more"):
         Nearby(Sharded("b", [1]), 0)
+    with pytest.raises(ValueError, match="b draws in its own order"):
+        Nearby(Nearby(Sharded("b", [1]), 2), 2)
     with pytest.raises(ValueError, match="w draws in its own order"):
         Nearby(Blend("w", [A, B], {"a": 1, "b": 1}), 2)

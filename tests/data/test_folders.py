@@ -62,6 +62,11 @@ def coco(path: Path, rows: list[tuple[str, str]]) -> Path:
     return path
 
 
+def marked(path: Path) -> Path:
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    return path
+
+
 def fields(rows: list[tuple[str, str]], image: str, caption: str) -> list[object]:
     return [{image: name, caption: told, "url": None} for name, told in rows]
 
@@ -72,9 +77,11 @@ WRITERS = {
     "tsv": lambda at: table(at / "c.tsv", [("text", "file_name"), *(r[::-1] for r in ROWS)], delimiter="\t"),
     "bom": lambda at: table(at / "c.csv", [("filepath", "title"), *ROWS], encoding="utf-8-sig"),
     "unix": lambda at: table(at / "c.txt", [("filepath", "title"), *ROWS], lineterminator="\n"),
+    "blanks": lambda at: table(at / "C.CSV", [(" image", "caption "), *ROWS]),
     "jsonl": lambda at: lines(at / "c.jsonl", fields(ROWS, "file_name", "text")),
     "json": lambda at: lines(at / "c.json", [fields(ROWS, "image", "caption")]),
     "coco": lambda at: coco(at / "c.json", ROWS),
+    "marked": lambda at: marked(coco(at / "c.json", ROWS)),
 }
 
 
@@ -113,6 +120,17 @@ def test_texts_that_were_not_read_at_opening_are_corrupt_when_they_are_read(fold
         pairs.caption(1)
     with pytest.raises(CorruptSample, match=r"in/c\.txt is empty"):
         pairs[2]
+
+
+def test_the_last_text_that_is_looked_for_is_read_at_opening(folder, monkeypatch):
+    monkeypatch.setattr(folders, "LOOKED_FOR", 3)
+    monkeypatch.setattr(folders, "_LARGEST", 200)
+    for name, told in zip(NAMES, [b"good", b"x" * 201, b" ", b"\xff"], strict=True):
+        (folder / name).with_suffix(".txt").write_bytes(told)
+    pairs = FolderPairs(folder)
+    assert (len(pairs), pairs.rejected) == (2, {"unreadable caption": 1, "empty caption": 1})
+    with pytest.raises(CorruptSample, match=r"d\.txt is not UTF-8"):
+        pairs[1]
 
 
 def test_several_captions_of_an_image_are_several_samples(folder, tmp_path):
@@ -228,6 +246,7 @@ def test_a_wrong_column_names_those_that_are_there(folder, tmp_path, named, told
     [
         ("c.csv", b"", r"no known column of images; give image= one of its columns: $"),
         ("c.csv", "image,caption\na.png,x\n".encode("utf-16"), "are UTF-16; save them as UTF-8"),
+        ("c.csv", b"\xfe\xff" + "image,caption\na.png,x\n".encode("utf-16-be"), "are UTF-16; save them as UTF-8"),
         ("c.csv", b"im\xe9ge,caption\n", "its first row is no row of UTF-8 column names"),
         ("c.csv", b"image,caption\rb.png,x\r", "its first row is no row of"),
         ("c.csv", b"image,caption,caption\n", "2 columns that may be the caption"),
@@ -235,6 +254,7 @@ def test_a_wrong_column_names_those_that_are_there(folder, tmp_path, named, told
         ("c.jsonl", b"[1]\nnull\n", "no line with a JSON object"),
         ("c.json", b"{", "are no JSON in UTF-8"),
         ("c.json", b"[" * 100_000, "are no JSON in UTF-8"),
+        ("c.json", b"[1]", "neither COCO's images and annotations nor a list of objects"),
         ("c.json", b'{"images": []}', "neither COCO's images and annotations nor a list of objects"),
         ("c.json", b'{"images": [{"id": 1}], "annotations": []}', r"COCO's images have id and file_name.*'file_name'"),
         ("c.xlsx", b"", r"the ending '\.xlsx' is none of \.csv, \.tsv"),
@@ -271,13 +291,15 @@ def test_bad_lines_of_json(folder, tmp_path):
         b"[]",
         b"caf\xe9",
     ]
+    data += [b'{"image": "a.png", "caption": 3}', b'{"image": "a.png", "caption": ["x", null]}']
+    data += [b'\xef\xbb\xbf{"image": "a.png", "caption": "marked, not at the beginning"}']
     data += [b'{"image": "a.png", "caption": "\\ud83d"}', b'{"image": "\\ud83d", "caption": "x"}', b" ", b"[" * 100_000]
     (tmp_path / "c.jsonl").write_bytes(
         b"\xef\xbb\xbf" + b"\r\n".join(data) + b'\n{"image": "b.PNG", "caption": "last"}'
     )
     pairs = FolderPairs(folder, tmp_path / "c.jsonl")
     assert [pairs[i].caption for i in range(len(pairs))] == ["fine", "last"]
-    assert pairs.rejected == {"empty caption": 1, "malformed": 4, "not UTF-8": 2, "outside the folder": 1}
+    assert pairs.rejected == {"empty caption": 1, "malformed": 7, "not UTF-8": 2, "outside the folder": 1}
 
 
 def test_captions_of_an_unknown_image_of_coco(folder, tmp_path):
@@ -296,6 +318,21 @@ def test_a_file_that_has_changed(folder, tmp_path):
     os.truncate(path, path.stat().st_size - 30)
     with pytest.raises(ValueError, match=r"c\.csv have changed since they were opened"):
         [pairs[i] for i in range(4)]
+
+
+def test_a_row_that_has_fewer_captions_than_it_had(folder, tmp_path):
+    (path := tmp_path / "c.jsonl").write_text('{"image": "a.png", "captions": ["one", "two"]}')
+    pairs = FolderPairs(folder, path)
+    path.write_text('{"image": "a.png", "captions": ["one,  two"]}')
+    with pytest.raises(ValueError, match=r"c\.jsonl have changed since they were opened"):
+        pairs[1]
+
+
+def test_a_row_without_an_end_is_left_out(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchflava.data.caption_rows._LONGEST", 30)
+    path = table(tmp_path / "c.csv", [("image", "caption"), ("a.png", "x" * 40), ("a.png", "short")])
+    pairs = FolderPairs(folder, path)
+    assert (len(pairs), pairs.caption(0), pairs.rejected) == (1, "short", {"malformed": 1})
 
 
 @pytest.mark.parametrize("index", [-1, 4])

@@ -71,6 +71,10 @@ def test_images_and_texts(rows):
 def test_shuffled_selected_and_formatted_datasets(rows):
     chosen = rows.select([4, 2, 2, 1]).with_format("numpy")
     assert [HubPairs(chosen)[i].image for i in range(3)] == [png(4), png(2), png(2)]
+    for form in ("arrow", "pandas", "torch"):
+        formatted = rows.with_format(form)
+        assert [HubPairs(formatted)[i] for i in range(3)] == [HubPairs(rows)[i] for i in range(3)]
+        assert type(HubTexts(formatted, "caption")[0].text) is str
     shuffled = rows.shuffle(seed=3)
     images = HubImages(shuffled)
     assert [images[i].image for i in range(5)] == [png(label) for label in shuffled["label"]]
@@ -96,6 +100,23 @@ def test_places_go_on_from_table_to_table(n):
     for source in (HubTexts(dataset), HubTexts(lists)):
         assert len(source) == -(-n // 3)
         assert source[len(source) - 1].text == str((n - 1) // 3 * 3)
+    assert HubTexts(dataset).num_rejected == n - len(HubTexts(dataset))
+    assert HubTexts(lists).num_rejected == n  # a blank text or an empty list in each row
+
+
+def test_columns_of_large_strings_lists_and_bytes():
+    told = [["one", "two"], ["three"]]
+    for of_texts in (datasets.List, datasets.LargeList):
+        features = datasets.Features(
+            {"image": datasets.Value("large_binary"), "caption": of_texts(datasets.Value("large_string"))}
+        )
+        columns = {"image": [png(0), png(1)], "caption": told}
+        pairs = HubPairs(datasets.Dataset.from_dict(columns, features=features))
+        assert [(s.image, s.caption) for s in map(pairs.__getitem__, range(3))] == [
+            (png(0), "one"),
+            (png(0), "two"),
+            (png(1), "three"),
+        ]
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -122,6 +143,17 @@ def test_images_that_lie_elsewhere(tmp_path):
     ):
         with pytest.raises(CorruptSample, match=told):
             images[2 + index]
+
+
+def test_a_huge_image_elsewhere_is_not_read(monkeypatch):
+    monkeypatch.setattr("torchflava.data.hub._LARGEST", 10)
+    with fsspec.open("memory://there/huge.png", "wb") as file:
+        file.write(b"x" * 11)
+    features = datasets.Features({"image": datasets.Image()})
+    column = [{"path": "memory://there/huge.png", "bytes": None}]
+    images = HubImages(datasets.Dataset.from_dict({"image": column}, features=features))
+    with pytest.raises(CorruptSample, match=r"huge\.png has more than 10 bytes"):
+        images[0]
 
 
 def test_a_caption_that_is_not_utf8_and_one_of_wide_blanks():

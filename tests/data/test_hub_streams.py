@@ -107,6 +107,11 @@ def test_a_state_of_other_ranks_is_refused(as_rank):
     as_rank(1, 2)
     with pytest.raises(ValueError, match="state is that of rank 0 of 1, this is rank 1 of 2"):
         stream.load_state_dict(state)
+    state = stream.state_dict()  # of rank 1 of 2
+    for other in ((0, 2), (1, 3)):
+        as_rank(*other)
+        with pytest.raises(ValueError, match=f"this is rank {other[0]} of {other[1]}"):
+            stream.load_state_dict(state)
 
 
 def test_a_rank_without_rows_and_rows_without_samples(as_rank, monkeypatch):
@@ -117,6 +122,27 @@ def test_a_rank_without_rows_and_rows_without_samples(as_rank, monkeypatch):
     monkeypatch.setattr(hub_streams, "_MOST_BAD", 5)
     with pytest.raises(ValueError, match="5 rows in a row have no sample, the last texts/0/5"):
         take(ApproximateHubTexts(datasets.Dataset.from_dict({"text": ["1", *" " * 5, "2"]}).to_iterable_dataset()), 2)
+    few = datasets.Dataset.from_dict({"text": ["1", *" " * 4, "2", *" " * 4, "3"]}).to_iterable_dataset()
+    assert take(ApproximateHubTexts(few), 3) == [1, 2, 3]  # never so many in a row
+
+
+@pytest.mark.timeout(30)
+def test_a_stream_that_dries_up_after_it_was_resumed_says_so():
+    dry = []
+    rows = numbers(4)
+    drying = rows.map(lambda row: {"text": " " if dry else row["text"]}, features=rows.features)
+    stream = ApproximateHubTexts(drying)
+    assert take(stream, 2) == [0, 1]
+    dry.append(True)
+    stream.load_state_dict(stream.state_dict())  # the rest of this epoch may be empty, the next may not
+    with pytest.raises(ValueError, match="an epoch of rank 0 has no sample"):
+        next(stream)
+
+
+def test_formatted_streams_are_read_as_plain_ones():
+    plain = take(ApproximateHubTexts(numbers(3)), 3)
+    for form in ("arrow", "torch"):
+        assert take(ApproximateHubTexts(numbers(3).with_format(form)), 3) == plain
 
 
 def test_an_error_of_the_reader_does_not_end_the_stream():
@@ -143,5 +169,8 @@ def test_what_is_no_stream():
         ApproximateHubTexts(numbers(3), "caption")
     with pytest.raises(ValueError, match="pass one of them: train"):
         ApproximateHubTexts(datasets.IterableDatasetDict({"train": numbers(3)}))
+    labels = datasets.Dataset.from_dict({"text": [1]}).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"column 'text' holds .*; strings or lists of strings are due"):
+        ApproximateHubTexts(labels)
     with pytest.raises(ValueError, match="does not know its columns"):
         ApproximateHubTexts(datasets.IterableDataset.from_generator(lambda: iter([{"text": "1"}])))

@@ -12,7 +12,8 @@ import torch
 from torchflava.batch import RawTextBatch
 from torchflava.data import mixture as mixture_module
 from torchflava.data.blend import Blend
-from torchflava.data.mixture import Kind, Mixture, Planned, Replaced, Replacements
+from torchflava.data.mixture import Kind, Mixture, Planned
+from torchflava.data.replacing import Failure, Replaced, Replacements
 from torchflava.data.rows import ImageRows, PairRows, TextRows
 from torchflava.data.samples import PairSample, TextSample
 from torchflava.transforms.collate import Collate
@@ -179,7 +180,7 @@ def test_too_many_corrupt_samples_stop_the_run_with_the_list() -> None:
 
 def test_counts_of_threads_that_write_at_once_add_up() -> None:
     counted = Replacements(1.0)
-    one = (Replaced("s", 1, "no"), "no")
+    one = Failure(Replaced("s", 1, "no"), "no")
     threads = [
         threading.Thread(target=lambda: [counted.add({"s": 3}, [one, one]) for _ in range(400)]) for _ in range(4)
     ]
@@ -189,6 +190,14 @@ def test_counts_of_threads_that_write_at_once_add_up() -> None:
         thread.join()
     assert (counted.num_seen["s"], counted.num_replaced["s"]) == (4800, 3200)
     assert counted.reasons == {("s", "no"): 3200}
+
+
+def test_as_many_as_are_allowed_are_not_too_many() -> None:
+    counted, one = Replacements(0.01), Failure(Replaced("s", 1, "no"), "no")
+    counted.add({"s": 499}, [one] * 5)  # too few were looked at
+    counted.add({"s": 101}, [one])
+    with pytest.raises(CorruptSample, match=r"7 of 601 samples of s could not be read"):
+        counted.add({"s": 1}, [one])
 
 
 class Failing(Texts):

@@ -65,6 +65,8 @@ def test_a_word_longer_than_a_text_is_taken_apart() -> None:
     endless = "x" * 9000
     packed = list(pack([Text("0", endless, True)], lambda word: 1, 2))
     assert "".join(packed).replace(" ", "") == endless
+    assert max(map(len, " ".join(packed).split())) <= 1 << 12
+    assert list(pack([Text("0", "a b", True)], lambda word: 3, 2)) == ["a", "b"]  # a letter is no longer taken apart
 
 
 def test_lengths_in_tokens_are_those_of_the_whole_text(vocab: Path) -> None:
@@ -78,6 +80,14 @@ def test_lengths_in_tokens_are_those_of_the_whole_text(vocab: Path) -> None:
     assert lengths == [2 + sum(map(count, line.split())) for line in packed]
     assert "[MASK]" not in " ".join(packed)
     assert " ".join(packed).count("[SEP]") == 2  # and a border where the second text ends
+
+
+def test_the_lengths_of_only_so_many_words_are_kept(vocab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packing._KNOWN", 2)
+    count = WordLength(vocab)
+    lengths = [count(word) for word in ("cat", "storm", "coast", "cat", "coast")]
+    assert lengths == [WordLength(vocab)(word) for word in ("cat", "storm", "coast", "cat", "coast")]
+    assert sorted(count._known) == ["cat", "storm"]
 
 
 def test_special_tokens_in_a_document_are_no_borders() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,16 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: tuple[Path, str], tmp_path: 
     other = run(["--preset", "tiny", "--resume", str(folder), "--lr", "0.1"], tmp_path)
     assert other.returncode != 0
     assert "lr was 0.0015, is 0.1" in other.stderr
+
+
+@pytest.mark.parametrize("data", [None, b"", b'{"step": 0, "see'])
+def test_a_run_whose_order_was_lost_says_what_to_do(data: bytes | None, tmp_path: Path) -> None:
+    import start
+
+    if data is not None:
+        (tmp_path / "data.json").write_bytes(data)
+    with pytest.raises(ValueError, match=r"data\.json, which says .* put it back .*, or start a new run"):
+        start.keep_order(SimpleNamespace(check_state=dict), tmp_path, SimpleNamespace(leads=True), 3)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes/data"))  # as `pytho
 
 import bookcorpus
 import ccnews
+from building import Rejected
 from documents import in_parts, rows_of, stretches_of
 from packing import Packing, pack_corpus
 
@@ -65,15 +66,16 @@ def news(folder: Path) -> Path:
         json.dumps(article(None)).encode(),
         json.dumps(article("half \ud83d")).encode(),
         json.dumps(article("LATIN")).encode().replace(b"LATIN", b"caf\xe9"),
-        b"<html>404</html>",
+        b"[" * 100_000,
         b"",
         b'"a string"',
         json.dumps({"title": "no text"}).encode(),
         json.dumps(article(ARTICLES[2] + "\n\n[SEP]")).encode(),
     ]
     (folder / "cc_news-00.jsonl").write_bytes(b"\n".join(rows) + b"\n")
-    (folder / "cc_news-01.jsonl").write_text(json.dumps(article("the last one", title="End")))
+    (folder / "cc_news-01.JSONL").write_text(json.dumps(article("the last one", title="End")))
     (folder / "README.md").write_text("not read")
+    (folder / "cc_news-02.jsonl").mkdir()
     return folder
 
 
@@ -97,9 +99,10 @@ def test_cc_news_packed_by_words(tmp_path: Path) -> None:
     texts = TextLines(tmp_path / "out/ccnews.txt")
     assert [texts[index].text for index in range(len(texts))] == PACKED
     assert sorted(path.name for path in (tmp_path / "out").glob("*.txt")) == ["ccnews.txt"]
-    before = files(tmp_path / "out")
+    before, made = files(tmp_path / "out"), (tmp_path / "out/ccnews.txt").stat().st_mtime_ns
     assert ccnews.main(config).as_json() == told.as_json()  # finished: nothing is done again
     assert files(tmp_path / "out") == before
+    assert (tmp_path / "out/ccnews.txt").stat().st_mtime_ns == made
 
 
 def test_cc_news_from_parquet(tmp_path: Path) -> None:
@@ -110,11 +113,23 @@ def test_cc_news_from_parquet(tmp_path: Path) -> None:
     columns = {name: pa.array([row[name] for row in told], pa.string()) for name in told[0]}
     (tmp_path / "hub").mkdir()
     parquet.write_table(pa.table(columns), tmp_path / "hub/train-00000-of-00001.parquet", row_group_size=2)
+    stretches = stretches_of([tmp_path / "hub/train-00000-of-00001.parquet"], 99, 4)
+    keys = [row[0] for stretch in stretches for row in rows_of(stretch, ["text", "nothing"])]
+    assert keys == [f"train-00000-of-00001.parquet/{number}" for number in range(4)]
     made = ccnews.main(ccnews.Config(tmp_path / "hub", tmp_path / "out", Packing(6), workers=1))
     assert lines(tmp_path / "out/ccnews.txt") == PACKED
     assert dict(made.rejected) == {"bad row": 1}
     made = ccnews.main(ccnews.Config(tmp_path / "hub", tmp_path / "less", Packing(6), workers=1, limit=3))
     assert (made.documents, made.rejected["bad row"]) == (2, 1)
+    broken = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\4\0\0\0\x08\0\0\0"), pa.py_buffer(b"goodcaf\xe9")]
+    )
+    parquet.write_table(pa.table({"text": broken}), tmp_path / "broken.parquet")
+    (stretch,) = stretches_of([tmp_path / "broken.parquet"], 99, None)
+    assert list(rows_of(stretch, ["text"])) == [
+        ("broken.parquet/0", {"text": "good"}),
+        Rejected("broken.parquet/1", "not UTF-8"),
+    ]
     (tmp_path / "hub/train-00000-of-00001.parquet").write_bytes(b"PAR1, cut off")
     with pytest.raises(ValueError, match=r"cannot be read as Parquet .*fetch it again"):
         ccnews.main(ccnews.Config(tmp_path / "hub", tmp_path / "x", workers=1))
@@ -170,6 +185,9 @@ def test_text_scripts_say_what_is_wrong(tmp_path: Path) -> None:
     ccnews.main(ccnews.Config(folder, tmp_path / "out", Packing(6), workers=1))
     with pytest.raises(ValueError, match="choose another --out"):
         ccnews.main(ccnews.Config(folder, tmp_path / "out", Packing(7), workers=1))
+    WordPiece.train(ARTICLES, 60).save(tmp_path / "vocab.txt")
+    with pytest.raises(ValueError, match="choose another --out"):
+        ccnews.main(ccnews.Config(folder, tmp_path / "out", Packing(6, tmp_path / "vocab.txt"), workers=1))
     with pytest.raises(ValueError, match=r"vocab"):
         ccnews.main(ccnews.Config(folder, tmp_path / "x", Packing(9, tmp_path / "no-vocab.txt"), workers=1))
 
@@ -246,6 +264,14 @@ def test_rows_that_are_sentences_or_books(tmp_path: Path) -> None:
     told = bookcorpus.main(bookcorpus.Config(tmp_path / "b.jsonl", "documents", tmp_path / "d", Packing(99), workers=1))
     assert lines(tmp_path / "d/bookcorpus.txt") == [" [SEP] ".join([*rows[:2], rows[3]])]
     assert (told.documents, dict(told.rejected)) == (3, {"bad row": 1, "duplicate": 1, "empty text": 1})
+
+
+def test_what_follows_a_row_that_was_lost_is_kept_apart(tmp_path: Path) -> None:
+    rows = ['{"text": "one ,"}', "no json", '{"text": "two ."}', '{"text": "three ."}']
+    (tmp_path / "b.jsonl").write_text("\n".join(rows))
+    told = bookcorpus.main(bookcorpus.Config(tmp_path, out=tmp_path / "s", packing=Packing(99), workers=1))
+    assert lines(tmp_path / "s/bookcorpus.txt") == ["one , [SEP] two . three ."]
+    assert told.documents == 2
 
 
 def test_books_of_two_kinds_are_refused(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from torchflava.data.coded import CodedRows, CodedShards
 from torchflava.data.codes import CodesOf
 from torchflava.data.folders import FolderImages, FolderPairs
 from torchflava.data.lines import TextLines
-from torchflava.data.mixture import Kind, Mixture, Planned, Replaced
+from torchflava.data.loops import Epochs, Evaluation, Samples
+from torchflava.data.mixture import Kind, Mixture, Planned
 from torchflava.data.opening import open_images, open_pairs, open_texts
 from torchflava.data.order import Order, keyed_rng, permute
 from torchflava.data.prepare import prepare
 from torchflava.data.remote import DiskCache, Ranged, Retries
+from torchflava.data.replacing import Replaced
 from torchflava.data.rows import ImageRows, PairRows, TextRows, anywhere, same_shard
 from torchflava.data.samples import ImageSample, PairSample, PairSource, Source, TextSample
 from torchflava.data.scenes import SceneClasses, SceneImages, ScenePairs, SceneTexts
@@ -23,6 +25,8 @@ __all__ = [
     "CodesOf",
     "DiskCache",
     "Endings",
+    "Epochs",
+    "Evaluation",
     "FolderImages",
     "FolderPairs",
     "ImageRows",
@@ -38,6 +42,7 @@ __all__ = [
     "Ranged",
     "Replaced",
     "Retries",
+    "Samples",
     "SceneClasses",
     "SceneImages",
     "ScenePairs",

@@ -96,7 +96,7 @@ class Blend:
             raise IndexError(f"{self.name}: index {index} lies outside [0, {len(self)})")
         which = int(np.searchsorted(self._ends, np.uint64(index), side="right"))
         begin = int(self._ends[which - 1]) if which else 0
-        return _locate(self.sources[which], index - begin, epoch)
+        return locate(self.sources[which], index - begin, epoch)
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -159,7 +159,7 @@ class Nearby:
 
     def locate(self, index: int, epoch: int = 0) -> Chosen:
         """The source that holds sample `index`, and its index there."""
-        return _locate(self.source, index, epoch)
+        return locate(self.source, index, epoch)
 
     def choose(self, seed: int, numbers: NDArray[np.uint64]) -> list[Chosen]:
         """The samples number `numbers`."""
@@ -172,7 +172,8 @@ class Nearby:
         return told(self.source) | {"window": self.window, "shards": shards}
 
 
-def _locate(source: Any, index: int, epoch: int) -> Chosen:
+def locate(source: Any, index: int, epoch: int = 0) -> Chosen:
+    """Sample `index` of a source, a `Blend` or a `Nearby`, as its own source knows it."""
     return source.locate(index, epoch) if isinstance(source, Blend | Nearby) else Chosen(source, epoch, index)
 
 

@@ -202,7 +202,7 @@ def holds_lists(dataset: Any, column: str) -> bool:
         ValueError: if it holds neither.
     """
     feature = dataset.features[column]
-    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    inner = getattr(feature, "feature", None)  # of a List or a LargeList
     if getattr(feature if inner is None else inner, "dtype", None) not in ("string", "large_string"):
         raise ValueError(f"column {column!r} holds {feature}; strings or lists of strings are due")
     return inner is not None

@@ -159,7 +159,7 @@ class ApproximateHubPairs(_ApproximateStream[PairSample]):
 
     def _samples(self, row: Mapping[str, Any], key: str) -> list[PairSample]:
         captions = _texts(row[self._caption], key)
-        image = image_bytes(row[self._image], key) if captions else b""
+        image = image_bytes(row[self._image], key)
         return [PairSample(image, caption, key) for caption in captions]
 
 

@@ -4,9 +4,6 @@ torchdata's nodes do the threads and the prefetching behind `batches`; the order
 """
 
 import json
-import logging
-import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,20 +14,12 @@ from torchdata.nodes import BaseNode, Loader, ParallelMapper, PinMemory, Prefetc
 from torchflava.batch import RawBatch
 from torchflava.data.agreement import agree, same
 from torchflava.data.blend import Chosen, choose, told
-from torchflava.data.order import Order, key, keyed_rng, numbers_of, permute
+from torchflava.data.order import Order, key, numbers_of
+from torchflava.data.replacing import Replaced, Replacements, Row, read_row
 from torchflava.distributed import rank, world_size
-from torchflava.transforms.image import CorruptSample
 
-log = logging.getLogger(__name__)
-
-_TRIES = 10
 _AGREED = 20
 """Steps after each start at which ranks compare their places."""
-_ENOUGH = 500
-"""Samples of a source that are looked at before its share of corrupt ones is judged."""
-_LISTED = 10_000
-"""Replaced samples that are kept by name; all are counted."""
-_SHOWN = 20  # of them, in an error
 
 
 class Kind(NamedTuple):
@@ -38,7 +27,7 @@ class Kind(NamedTuple):
 
     source: Any
     """Samples by index, of whatever type `row` takes; a `Blend` of several, or one drawn `Nearby`."""
-    row: Callable[..., Any]
+    row: Row
     """(source, index, rng) -> row; of a blend's sources it is given the one that holds the sample."""
     collate: Callable[[Sequence[Any]], RawBatch]
     """rows -> batch."""
@@ -52,63 +41,6 @@ class Planned(NamedTuple):
     step: int
     kind: str
     batch: RawBatch
-
-
-class Replaced(NamedTuple):
-    """A sample that could not be read."""
-
-    source: str
-    at: int
-    """Its index there."""
-    reason: str
-
-
-class Replacements:
-    """Which samples could not be read, and whether they are too many. Threads may write at once.
-
-    Args:
-        max_corrupt_fraction: of the samples of a source, once 500 of it were looked at.
-    """
-
-    def __init__(self, max_corrupt_fraction: float) -> None:
-        if not 0 <= max_corrupt_fraction <= 1:
-            raise ValueError(f"max_corrupt_fraction {max_corrupt_fraction} must lie between 0 and 1")
-        self.max_corrupt_fraction = max_corrupt_fraction
-        self.listed: list[Replaced] = []
-        """The first 10,000."""
-        self.num_seen: Counter[str] = Counter()
-        """Samples looked at, by source."""
-        self.num_replaced: Counter[str] = Counter()
-        """Samples replaced, by source."""
-        self.reasons: Counter[tuple[str, str]] = Counter()
-        """How often, by source and sort of error."""
-        self._lock = threading.Lock()
-
-    def add(self, seen: Mapping[str, int], replaced: Sequence[tuple[Replaced, str]]) -> None:
-        """Count the samples looked at, by source, and those replaced, each with its sort of error.
-
-        Raises:
-            CorruptSample: if a source has too many, with what was replaced and why.
-        """
-        with self._lock:
-            self.num_seen.update(seen)
-            for sample, sort in replaced:
-                self.num_replaced[sample.source] += 1
-                self.reasons[sample.source, sort] += 1
-                if len(self.listed) < _LISTED:
-                    self.listed.append(sample)
-            for name in {sample.source for sample, _ in replaced}:
-                most = self.max_corrupt_fraction * self.num_seen[name]
-                if self.num_seen[name] >= _ENOUGH and self.num_replaced[name] > most:
-                    raise CorruptSample(self._list(name))
-
-    def _list(self, name: str) -> str:
-        seen, replaced = self.num_seen[name], self.num_replaced[name]
-        reasons = [f"{n} x {sort}" for (source, sort), n in self.reasons.most_common() if source == name]
-        first = [f"  {name} {at}: {reason}" for source, at, reason in self.listed if source == name][:_SHOWN]
-        begin = f"{replaced} of {seen} samples of {name} could not be read, more than max_corrupt_fraction "
-        begin += f"{self.max_corrupt_fraction}; check its shards, or raise it"
-        return "\n".join([begin, f"by reason: {', '.join(reasons)}", f"the first {len(first)}:", *first])
 
 
 class Mixture:
@@ -161,7 +93,7 @@ class Mixture:
         return Planned(step, place.kind, self._batch(kind, choose(kind.source, self.seed, numbers=numbers)))
 
     def _batch(self, kind: Kind, chosen: Sequence[Chosen]) -> RawBatch:
-        made = [_row(kind, self.seed, sample) for sample in chosen]
+        made = [read_row(kind.row, sample, self.seed) for sample in chosen]
         replaced = [failed for _, all_failed in made for failed in all_failed]
         self.replacements.add(Counter(sample.source.name for sample in chosen), replaced)
         return kind.collate([row for row, _ in made])
@@ -205,30 +137,6 @@ class Mixture:
                 first = self.order(planned.step).turn * self.batch_size
                 agree(f"step {planned.step}, {planned.kind} from sample {first}, order {state}")
             yield planned
-
-
-def _row(kind: Kind, seed: int, sample: Chosen) -> tuple[Any, list[tuple[Replaced, str]]]:
-    """The row of a sample, and those that are corrupt: each is logged and replaced by another that its key names."""
-    source, epoch, index = sample
-    failed: list[tuple[Replaced, str]] = []
-    at = index
-    for attempt in range(1, _TRIES + 1):
-        try:
-            return kind.row(source, at, keyed_rng(seed, source.name, epoch, at)), failed
-        except CorruptSample as error:
-            log.warning("%s, sample %d is replaced: %s", source.name, at, error)
-            failed.append((Replaced(source.name, at, str(error)), _sort(error)))
-        except Exception as error:
-            error.add_note(f"at sample {at} of {source.name}, epoch {epoch}")
-            raise
-        at = int(permute(len(source), seed + attempt, index)[0])
-    end = f"the last at {failed[-1][0].at} ({failed[-1][0].reason}); check the data"
-    raise CorruptSample(f"{_TRIES} samples of {source.name} in a row are corrupt, {end}")
-
-
-def _sort(error: CorruptSample) -> str:
-    """What errors of a sort have in common: the type of the cause, or their text less its numbers."""
-    return type(error.__cause__).__name__ if error.__cause__ else re.sub(r"\d+", "#", str(error))[:80]
 
 
 class _Failed(NamedTuple):
