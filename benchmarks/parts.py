@@ -1,8 +1,8 @@
 """What a batch of pairs costs in parts: `python benchmarks/parts.py`. Memory and time of one step beside the batch at once.
 
 Each measurement is a process of its own, so that its greatest memory is its own; what the process needs before the step is taken
-off. Sides take turns; time is the processor's, on one thread. The goal: at most 1.35 times the time a pair, and memory that is flat
-but for the contrastive loss's table of all rows by all columns, which a rank holds as (rows of the rank) x (rows of all).
+off. Sides take turns; time is the processor's, on one thread. The goal: at most 1.35 times the time a pair, and memory that is
+flat but for the contrastive loss's table of all rows by all columns, which a rank holds as (rows of the rank) x (rows of all).
 """
 
 import json

@@ -44,7 +44,8 @@ def start(config: Config, run: Run) -> Started:
     folder = Path(run.agree(config.resume or _new_folder(config)))
     corpus = open_corpus(config)
     model = _sharded(config, run, corpus)
-    corpus.codebook.to(run.device)
+    if corpus.codebook is not None:
+        corpus.codebook.to(run.device)
     optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas)
     scaler = Scaler(config.precision, run.device)
     done = 0
@@ -67,7 +68,8 @@ def start(config: Config, run: Run) -> Started:
 def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
     """The model on all ranks; built without memory, which its parts get as they are drawn and sharded one by one."""
     with torch.device("meta"):
-        model = build(config, corpus.tokenizer.vocab_size, corpus.codebook.num_codes)
+        num_codes = config.num_codes if corpus.codebook is None else corpus.codebook.num_codes
+        model = build(config, corpus.tokenizer.vocab_size, num_codes)
     if config.recompute:
         recompute(model.units())
     if config.compiled:
