@@ -86,6 +86,9 @@ def facts(parts: Parts) -> list[str]:
         f"(load {os.getloadavg()[0]:.1f} at the start); Python {platform.python_version()}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}, Pillow {PIL.__version__}, numpy {np.__version__}. JPEGs of 500 x 375, "
         f"{size / 1000:.0f} kB, decoded by {decoder}; a vocabulary of {parts.tokenizer.vocab_size}.",
+        "",
+        "Less waiting for a core: less the time that a loader's threads stood ready, on average, while others had the cores "
+        "(Linux's schedstat). What they wait for Python's lock counts, and counts too much where others interrupt its holder.",
     ]
 
 
