@@ -165,10 +165,12 @@ def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
     def images(source: Any) -> ImageRows | CodedRows:
         return (CodedRows if is_coded(source) else ImageRows)(corpus.sources.views, mask)
 
-    texts = TextRows(corpus.tokenizer, partial(mask_words, corpus.tokenizer, rate=config.mask_rate), config.max_length)
+    words = partial(mask_words, corpus.tokenizer, rate=config.mask_rate)
+    captions = TextRows(corpus.tokenizer, words, config.max_length)
+    texts = TextRows(corpus.tokenizer, words, config.text_length or config.max_length)
     vary = name_and_keywords if config.corpus == "emoji" else None
     other = same_shard if config.own.window else anywhere
-    pairs = PairRows(images(corpus.sources.pairs), texts, config.mismatch_rate, vary=vary, other=other)
+    pairs = PairRows(images(corpus.sources.pairs), captions, config.mismatch_rate, vary=vary, other=other)
     all_kinds = {
         "pair": Kind(corpus.sources.pairs, pairs, collate.pairs, config.shares.pair),
         "image": Kind(corpus.sources.images, images(corpus.sources.images), collate.images, config.shares.image),

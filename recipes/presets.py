@@ -56,7 +56,9 @@ class Config:
     vocab_size: int = 512
     """Of the WordPiece vocabulary that is learnt from the captions."""
     max_length: int = 32
-    """Of a text, in tokens."""
+    """Of a caption, in tokens; what is longer is cut."""
+    text_length: int = 0
+    """Of a text of --texts, in tokens, 512 in the paper; 0 takes --max-length."""
     num_codes: int = 128
     """Of the codebook that is fitted to the images."""
     code_size: int = 48
@@ -163,6 +165,7 @@ _RANGES = (
     ("patch_mask_rate", 0, 1),
     ("mismatch_rate", 0, 1),
     ("max_length", 3, 513),
+    ("text_length", 0, 513),
     ("num_codes", 2, 65537),
     ("save_every", 1, math.inf),
     ("keep", 1, math.inf),
@@ -193,6 +196,8 @@ def _complaints(config: Config) -> Iterator[str]:
         yield f"--code-size {config.code_size} is no multiple of the {config.image_size // config.patch_size} patches a side"
     if not 0 <= config.warmup_steps < config.steps:
         yield f"--warmup-steps {config.warmup_steps} must be below --steps {config.steps}"
+    if 0 < config.text_length < 3:
+        yield f"--text-length {config.text_length} leaves no room for a word; give 3 or more, or 0 for --max-length"
     if not any(asdict(config.weights).values()):
         yield "every loss has weight 0; there is nothing to train"
     if config.corpus == "emoji":

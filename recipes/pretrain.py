@@ -64,7 +64,8 @@ def main(words: list[str]) -> None:
         warmup_cosine,
     )
 
-    num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + config.max_length
+    longest = max(config.max_length, config.text_length)
+    num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + longest
     with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision, num_tokens):
         folder, corpus, model, optimizer, scaler, done = start(config, run)
         mixture = Mixture(

@@ -18,6 +18,7 @@ CHANGED = {
     "patch_size": "16",
     "vocab_size": "200",
     "max_length": "8",
+    "text_length": "8",
     "num_codes": "16",
     "code_size": "16",
     "batch_size": "4",
