@@ -36,8 +36,10 @@ class Weights:
 class Config:
     """Pretrain FLAVA. Every setting is a flag; `--preset NAME` first chooses where they start from."""
 
-    preset: Literal["scenes", "emoji", "tiny"] = "scenes"
-    """Where the other settings start from."""
+    preset: str = "scenes"
+    """Where the other settings start from: scenes, emoji, tiny, or a row of the paper's such as flava (docs/presets.md)."""
+    twin: bool = False
+    """Shrink what the preset asks for to a minute on a laptop, on scenes, through the same code."""
     corpus: Literal["scenes", "emoji", "own"] = "scenes"
     """What to train on: scenes drawn on the fly, emoji from `--data`, or your own `--pairs`, `--images` and `--texts`."""
     data: str = "data/emoji"
@@ -49,6 +51,12 @@ class Config:
     """A codebook: a run's codebook.safetensors, or the weights of DALL-E's dVAE; without one it is fitted to the images."""
     model: str = "mini"
     """A size: tiny, mini, small, medium, base, 900m, 1.8b, 2.7b, 4.8b or 10b."""
+    image_encoder: Literal["vit", "beit"] = "vit"
+    """Blocks of the image encoder: ViT's, or BEiT's, with biases by relative position and scaled branches."""
+    init_image: str = ""
+    """First weights of the image encoder: DINO's or BEiT's, or a run's; without them they are drawn."""
+    init_text: str = ""
+    """First weights of the text encoder: a run's folder, such as one of text_stage1; without them they are drawn."""
     image_size: int = 48
     """Side of the encoder's images, in pixels."""
     patch_size: int = 12
@@ -72,8 +80,12 @@ class Config:
     weight_decay: float = 0.1
     warmup_steps: int = 50
     clip: float = 1.0
-    """Greatest norm of the gradients."""
+    """Greatest norm of the gradients; 0 clips none."""
     betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    """Of AdamW."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls to 0 after the warm-up."""
     shares: Shares = field(default_factory=Shares)
     weights: Weights = field(default_factory=Weights)
     gradients: Literal["global", "local", "none"] = "global"
@@ -145,15 +157,24 @@ def emoji() -> Config:
     )  # fmt: skip
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"scenes": scenes, "emoji": emoji, "tiny": tiny}
+def presets() -> dict[str, Callable[[], Config]]:
+    """All runs that have a name."""
+    from paper import ROWS  # here, because the paper's rows are Configs themselves
+
+    return {"scenes": scenes, "emoji": emoji, "tiny": tiny} | ROWS
 
 
 def parse(words: Sequence[str]) -> Config:
     """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown."""
-    name = _preset_of(words)
-    if name not in PRESETS:
-        sys.exit(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
-    config = tyro.cli(Config, args=list(words), default=replace(PRESETS[name](), preset=name), prog="pretrain.py")
+    name, named = _preset_of(words), presets()
+    if name not in named:
+        sys.exit(f"no preset is called {name!r}; there are {', '.join(named)}")
+    base = replace(named[name](), preset=name)
+    if "--twin" in words:
+        from twins import twin
+
+        base = twin(base)
+    config = tyro.cli(Config, args=list(words), default=base, prog="pretrain.py")
     complaint = next(_complaints(config), None)
     if complaint:
         sys.exit(f"pretrain.py: {complaint}")
@@ -173,8 +194,9 @@ _RANGES = (
     ("max_corrupt_fraction", 0, 1.0001),
     ("micro_batch", 0, math.inf),
     ("lr", 1e-12, math.inf),
-    ("clip", 1e-12, math.inf),
+    ("clip", 0, math.inf),
     ("weight_decay", 0, math.inf),
+    ("eps", 0, math.inf),
 )
 """Setting, least, and what it must stay below."""
 
@@ -204,9 +226,9 @@ def _complaints(config: Config) -> Iterator[str]:
         for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
             if not list(Path(config.data).glob(needed)):
                 yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
-    for flag in ("vocab", "codebook"):
-        if getattr(config, flag) and not Path(getattr(config, flag)).exists():
-            yield f"--{flag} {getattr(config, flag)} is not there"
+    for flag in ("vocab", "codebook", "init_image", "init_text"):
+        if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
+            yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
     if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     yield from _complaints_of_kinds(config)
@@ -242,7 +264,7 @@ def shaping(config: Config) -> dict[str, Any]:
         ("folder", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
         ("log_every", "save_every", "measure_every", "debug", "keep"),
     )
-    passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook")
+    passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook", "init_image", "init_text")
     return {name: value for name, value in as_json(config).items() if name not in passing}
 
 

@@ -62,6 +62,7 @@ def main(words: list[str]) -> None:
         session,
         set_learning_rate,
         warmup_cosine,
+        warmup_linear,
     )
 
     longest = max(config.max_length, config.text_length)
@@ -84,7 +85,8 @@ def main(words: list[str]) -> None:
             )
             scaler.unscale(optimizer)
             norm = clip_gradients(model, config.clip)
-            lr = warmup_cosine(planned.step, steps=config.steps, warmup_steps=config.warmup_steps, lr=config.lr)
+            schedule = warmup_cosine if config.schedule == "cosine" else warmup_linear
+            lr = schedule(planned.step, steps=config.steps, warmup_steps=config.warmup_steps, lr=config.lr)
             set_learning_rate(optimizer, lr)
             taken = scaler.step(optimizer)
             optimizer.zero_grad()

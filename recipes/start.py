@@ -9,16 +9,27 @@ from typing import Any, NamedTuple
 import torch
 from corpora import Corpus, open_corpus, save_corpus
 from presets import Config, as_json, shaping
+from torch import Tensor
 
 from torchflava.data.mixture import Mixture
+from torchflava.encoders import ImageEncoder, beit_image_encoder
 from torchflava.files import save_tensors
-from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model, metadata_of
+from torchflava.models import (
+    SIZES,
+    VERBS,
+    FlavaForPreTraining,
+    first_weights,
+    flava_for_pretraining,
+    flava_model,
+    metadata_of,
+)
 from torchflava.training import (
     Run,
     Scaler,
     adamw,
     compile_units,
     full_weights,
+    give_weights,
     last_checkpoint,
     load_checkpoint,
     mesh_of,
@@ -46,7 +57,7 @@ def start(config: Config, run: Run) -> Started:
     model = _sharded(config, run, corpus)
     if corpus.codebook is not None:
         corpus.codebook.to(run.device)
-    optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas)
+    optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas, eps=config.eps)
     scaler = Scaler(config.precision, run.device)
     done = 0
     if config.resume:
@@ -74,9 +85,11 @@ def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
         recompute(model.units())
     if config.compiled:
         compile_units(model.units())
+    first = {} if config.resume else first_of(config, model, say=run.leads)
     mesh = mesh_of(run.device, config.spread, per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     whole = [] if model.contrastive is None else [model.contrastive]
     shard(model, mesh, precision=config.precision, verbs=VERBS, whole=whole, offload=config.offload, seed=config.seed)
+    give_weights(model, first)
     return model
 
 
@@ -84,12 +97,44 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
     """The model that `config` describes; a loss of weight 0 has no head."""
     if config.model not in SIZES:
         raise SystemExit(f"no model is called {config.model!r}; there are {', '.join(SIZES)}")
-    flava = flava_model(config.model, image_size=config.image_size, patch_size=config.patch_size, vocab_size=vocab_size)
+    if config.image_encoder == "beit":
+        flava = flava_model(config.model, image=_beit(config), vocab_size=vocab_size)
+    else:
+        flava = flava_model(
+            config.model, image_size=config.image_size, patch_size=config.patch_size, vocab_size=vocab_size
+        )
     model = flava_for_pretraining(flava, num_codes=num_codes, gradients=config.gradients, itm_input=config.itm_input)
     for name, weight in vars(config.weights).items():
         if weight == 0:
             setattr(model, name, None)
     return model
+
+
+def _beit(config: Config) -> ImageEncoder:
+    size, side = SIZES[config.model], {"image_size": config.image_size, "patch_size": config.patch_size}
+    return beit_image_encoder(width=size.width, depth=size.depth, num_heads=size.num_heads, hidden=size.hidden, **side)
+
+
+def first_of(config: Config, model: FlavaForPreTraining, *, say: bool) -> dict[str, Tensor]:
+    """The weights that `--init-image` and `--init-text` name, by the model's names; all others are drawn.
+
+    Args:
+        config: names the files.
+        model: to put them into, with shapes and no memory.
+        say: print where they come from.
+
+    Raises:
+        ValueError: for a file that is not of this model, naming the tensors.
+    """
+    state: dict[str, Tensor] = {}
+    for name, path in (("image_encoder", config.init_image), ("text_encoder", config.init_text)):
+        if path:
+            first = first_weights(path, model.flava.get_submodule(name), name)
+            state |= {f"flava.{name}.{key}": tensor for key, tensor in first.state.items()}
+            made = "".join(f"; {key}: {reason}" for key, reason in first.made.items())
+            if say:
+                print(f"{name} from {path}, {first.layout}: {len(first.state)} tensors{made}", flush=True)
+    return state
 
 
 def keep_order(mixture: Mixture, folder: Path, run: Run, done: int) -> None:
