@@ -34,6 +34,7 @@ def flava_no_init() -> Config:
         preset="flava_no_init", corpus="own", own=Own(pairs=_PAIRS, images=_IMAGES, texts=_TEXTS),
         vocab="weights/vocab.txt", codebook="weights/encoder.pkl",
         model="base", image_size=224, patch_size=16, code_size=112, num_codes=8192, vocab_size=30522, max_length=77,
+        text_length=512,
         steps=150_000, batch_size=8192, lr=1e-3, weight_decay=0.1, warmup_steps=10_000, betas=(0.9, 0.999),
         schedule="cosine", shares=Shares(0.70, 0.15, 0.15), weights=Weights(), gradients="global",
         mismatch_rate=0.1, mask_rate=0.15, patch_mask_rate=75 / 196, precision="bf16",
@@ -48,7 +49,7 @@ def text_stage1() -> Config:
     """
     return replace(
         flava_no_init(), preset="text_stage1", own=Own(texts=_TEXTS),
-        shares=Shares(0, 0, 1), weights=replace(_NONE, mlm=1), max_length=512,
+        shares=Shares(0, 0, 1), weights=replace(_NONE, mlm=1), codebook="",
         steps=125_000, batch_size=2048, lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, clip=0,
         warmup_steps=10_000, schedule="linear",
     )  # fmt: skip
@@ -62,8 +63,10 @@ def mim_only() -> Config:
 
 def mlm_only() -> Config:
     """Masked language modelling alone, on PMD's captions (table 4)."""
-    own, shares = Own(texts=_PAIRS), Shares(0, 0, 1)
-    return replace(flava_no_init(), preset="mlm_only", own=own, shares=shares, weights=replace(_NONE, mlm=1))
+    return replace(
+        flava_no_init(), preset="mlm_only", own=Own(texts=_PAIRS), shares=Shares(0, 0, 1),
+        weights=replace(_NONE, mlm=1), codebook="", text_length=0,
+    )  # fmt: skip
 
 
 def flava_c() -> Config:

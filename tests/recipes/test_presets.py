@@ -58,7 +58,7 @@ def test_the_numbers_of_stage_one() -> None:
     c = ROWS["text_stage1"]()
     assert (c.steps, c.batch_size, c.lr) == (125_000, 2048, 5e-4)
     assert (c.warmup_steps, c.schedule, c.betas, c.eps, c.weight_decay) == (10_000, "linear", (0.9, 0.98), 1e-6, 0.01)
-    assert (c.clip, c.max_length, c.mask_rate) == (0, 512, 0.15)
+    assert (c.clip, c.text_length, c.mask_rate) == (0, 512, 0.15)
 
 
 def test_where_the_rows_differ() -> None:
