@@ -131,6 +131,8 @@ class Config:
     """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
     folder: str = "runs"
     """Where the run's own folder is made."""
+    name: str = ""
+    """Of the run's own folder; the same command then goes on from what is there. Without one, each start makes a new folder."""
     resume: str = ""
     """A run's folder to go on with, under the same settings."""
 
@@ -229,11 +231,22 @@ def _complaints(config: Config) -> Iterator[str]:
     for flag in ("vocab", "codebook", "init_image", "init_text"):
         if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
             yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
-    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
-        yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
+    yield from _complaints_of_folders(config)
     yield from _complaints_of_kinds(config)
     asked, measures = config.corpus == "own", bool(config.measure_every)
     yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
+
+
+def _complaints_of_folders(config: Config) -> Iterator[str]:
+    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
+        yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
+    if config.resume and config.name:
+        yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
+    if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
+        yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
+    folder = Path(config.folder) / config.name
+    if config.name and folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
+        yield f"{folder} is there and is no run's folder, for it has no config.json; choose another --name"
 
 
 def _complaints_of_kinds(config: Config) -> Iterator[str]:
@@ -261,7 +274,7 @@ def shaping(config: Config) -> dict[str, Any]:
     Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
     """
     where, watched = (
-        ("folder", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
+        ("folder", "name", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
         ("log_every", "save_every", "measure_every", "debug", "keep"),
     )
     passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook", "init_image", "init_text")

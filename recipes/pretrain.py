@@ -6,6 +6,7 @@ login node, so torch waits until the script starts.
 
 import sys
 import time
+from functools import partial
 
 from torchx.specs import AppDef
 
@@ -51,12 +52,13 @@ def main(words: list[str]) -> None:
     from measure_own import measure_own
     from measure_scenes import measure_scenes
     from report import report
-    from start import export, keep_order, start
+    from start import export, keep_order, leave, start
 
     from torchflava.data.mixture import Mixture
     from torchflava.training import (
         Checkpoints,
         Meter,
+        StopSignals,
         attention_kernels,
         clip_gradients,
         session,
@@ -67,7 +69,8 @@ def main(words: list[str]) -> None:
 
     longest = max(config.max_length, config.text_length)
     num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + longest
-    with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision, num_tokens):
+    kernels = partial(attention_kernels, precision=config.precision, num_tokens=num_tokens)
+    with session(config.seed, config.device) as run, kernels(run.device), StopSignals() as stop:
         folder, corpus, model, optimizer, scaler, done = start(config, run)
         mixture = Mixture(
             kinds(corpus, config), config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction
@@ -100,8 +103,11 @@ def main(words: list[str]) -> None:
             if config.measure_every and step % config.measure_every == 0 and step < config.steps:
                 with meter.paused():
                     meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
-            if step % config.save_every == 0 or step == config.steps:
+            stopping = stop.asked(step)
+            if step % config.save_every == 0 or step == config.steps or stopping:
                 checkpoints.save(step, model, optimizer, state={"config": shaping(config), "scaler": scaler.state()})
+            if stopping:
+                leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {folder}")
             asked = time.perf_counter()
         checkpoints.wait()
         export(model, folder, run)

@@ -2,12 +2,14 @@
 
 import json
 import os
-import time
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from corpora import Corpus, open_corpus, save_corpus
+from folders import check_space, find_folder
 from presets import Config, as_json, shaping
 from torch import Tensor
 
@@ -24,13 +26,16 @@ from torchflava.models import (
     metadata_of,
 )
 from torchflava.training import (
+    REQUEUE,
+    Checkpoints,
+    Meter,
     Run,
     Scaler,
+    StopSignals,
     adamw,
     compile_units,
     full_weights,
     give_weights,
-    last_checkpoint,
     load_checkpoint,
     mesh_of,
     recompute,
@@ -52,7 +57,8 @@ class Started(NamedTuple):
 
 def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
-    folder = Path(run.agree(config.resume or _new_folder(config)))
+    folder, last = run.agree(find_folder(config) if run.leads else None)
+    config = replace(config, resume=str(folder) if last else "")
     corpus = open_corpus(config)
     model = _sharded(config, run, corpus)
     if corpus.codebook is not None:
@@ -60,10 +66,10 @@ def start(config: Config, run: Run) -> Started:
     optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas, eps=config.eps)
     scaler = Scaler(config.precision, run.device)
     done = 0
-    if config.resume:
-        found = last_checkpoint(folder)
-        assert found is not None, "presets.parse lets no folder without a checkpoint through"
-        state = load_checkpoint(found, model, optimizer, config=shaping(config))
+    if run.leads:
+        check_space(folder, model)
+    if last:
+        state = load_checkpoint(last, model, optimizer, config=shaping(config))
         done = state["step"]
         scaler.load(state["scaler"])
     elif run.leads:
@@ -168,11 +174,16 @@ def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:
         save_tensors(folder / "model.safetensors", weights, metadata_of(model))
 
 
-def _new_folder(config: Config) -> str:
-    return str(Path(config.folder) / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.preset}")
+def leave(checkpoints: Checkpoints, meter: Meter, stop: StopSignals, words: str) -> NoReturn:
+    """End a run that was asked to stop, once its checkpoint is whole, so that schedulers start it again. For every rank."""
+    checkpoints.wait()
+    meter.close()
+    stop.meet()
+    if meter.folder is not None:
+        print(words, flush=True)
+    sys.exit(REQUEUE)
 
 
 def _open_folder(folder: Path, config: Config, corpus: Corpus) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
     save_corpus(corpus, folder)

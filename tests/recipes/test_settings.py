@@ -66,6 +66,7 @@ ELSEWHERE = {
     "keep": "how many: tests/training/test_checkpoint",
     "measure_every": "how often: test_pretrain",
     "folder": "where: test_pretrain",
+    "name": "where, and from where on: test_named_runs",
     "resume": "test_pretrain",
 }
 

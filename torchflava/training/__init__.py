@@ -8,13 +8,16 @@ from torchflava.training.meter import Meter
 from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine, warmup_linear
 from torchflava.training.precision import Scaler
 from torchflava.training.run import Run, attention_kernels, session
+from torchflava.training.signals import REQUEUE, StopSignals
 
 __all__ = [
+    "REQUEUE",
     "Across",
     "Checkpoints",
     "Meter",
     "Run",
     "Scaler",
+    "StopSignals",
     "accumulate",
     "adamw",
     "attention_kernels",

@@ -46,9 +46,9 @@ class Meter:
         self._spoke = 0.0
         self._began = self._since
         if folder is not None:
-            self._events = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-            _forget_after(folder / "log.jsonl", start, steps)
-            self._log = (folder / "log.jsonl").open("a")
+            self._events = SummaryWriter(str(folder), purge_step=start + 1)
+            self._log = folder / "log.jsonl"
+            _forget_after(self._log, start, steps)
             # `torchx run` on a terminal shows the job's output as it comes, and says so in this variable.
             live = sys.stderr.isatty() or os.environ.get("TTY_COMPATIBLE") == "1"
             self._bar = tqdm(total=steps, initial=start, disable=not live, unit="step", dynamic_ncols=True, leave=True)
@@ -102,8 +102,8 @@ class Meter:
         """A record of `step`, into the log and TensorBoard's events."""
         if self.folder is None:
             return
-        self._log.write(json.dumps({"step": step, **record}) + "\n")
-        self._log.flush()
+        with self._log.open("a") as log:
+            log.write(json.dumps({"step": step, **record}) + "\n")
         for name, value in record.items():
             self._events.add_scalar(name, value, step)
 
@@ -126,7 +126,6 @@ class Meter:
         if self.folder is not None:
             self._bar.close()
             self._events.close()
-            self._log.close()
 
 
 def _forget_after(log: Path, step: int, steps: int) -> None:
@@ -135,7 +134,9 @@ def _forget_after(log: Path, step: int, steps: int) -> None:
         lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
         # What was measured after the last step is measured anew even by a run that had nothing left to do.
         kept = [line for line in lines if json.loads(line)["step"] < step + ('"measured/' not in line or step < steps)]
-        log.write_text("".join(f"{line}\n" for line in kept))
+        part = log.with_name(f".{log.name}.part")
+        part.write_text("".join(f"{line}\n" for line in kept))
+        part.replace(log)  # at once: a run that is killed here has lost nothing
 
 
 def _means(values: Mapping[str, list[Tensor]]) -> dict[str, float]:
