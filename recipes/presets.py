@@ -115,6 +115,17 @@ class Config:
     """Checkpoints that are kept, the last ones."""
     measure_every: int = 0
     """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
+    on_spike: Literal["stop", "skip", "rollback"] = "stop"
+    """What to do about a step with a loss or a gradient that is no finite number, or a spike: stop, leave its gradients out and
+    go on, or go back to the last checkpoint and leave the step out."""
+    spike: float = 0.0
+    """Standard deviations above its running mean from which a loss is a spike; 0 means only what is no finite number."""
+    peak_tflops: float = 0.0
+    """What each device can do, in 10^12 operations a second, to tell how much of it is used; 0 means by the GPU's name."""
+    wandb: str = ""
+    """A project of Weights & Biases that gets the records too; needs: pip install 'torchflava[wandb]'."""
+    profile_at: int = 0
+    """The first of three steps of which a profiler's trace is written into the run's folder; 0 means none."""
     folder: str = "runs"
     """Where the run's own folder is made."""
     resume: str = ""
@@ -169,6 +180,9 @@ _RANGES = (
     ("measure_every", 0, math.inf),
     ("max_corrupt_fraction", 0, 1.0001),
     ("micro_batch", 0, math.inf),
+    ("spike", 0, math.inf),
+    ("peak_tflops", 0, math.inf),
+    ("profile_at", 0, math.inf),
     ("lr", 1e-12, math.inf),
     ("clip", 1e-12, math.inf),
     ("weight_decay", 0, math.inf),
@@ -235,9 +249,9 @@ def shaping(config: Config) -> dict[str, Any]:
     """
     where, watched = (
         ("folder", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
-        ("log_every", "save_every", "measure_every", "debug", "keep"),
+        ("log_every", "save_every", "measure_every", "debug", "keep", "peak_tflops", "wandb", "profile_at"),
     )
-    passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook")
+    passing = (*where, *watched, "on_spike", "spike", "max_corrupt_fraction", "data", "own", "vocab", "codebook")
     return {name: value for name, value in as_json(config).items() if name not in passing}
 
 
