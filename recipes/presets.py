@@ -115,6 +115,9 @@ class Config:
     """Checkpoints that are kept, the last ones."""
     measure_every: int = 0
     """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
+    select: str = ""
+    """A reading, such as "zero-shot, all 64" or "image to text R@1", by which the best measured checkpoint is kept, and is what
+    the run ends with; none, and it ends with the last."""
     on_spike: Literal["stop", "skip", "rollback"] = "stop"
     """What to do about a step with a loss or a gradient that is no finite number, or a spike: stop, leave its gradients out and
     go on, or go back to the last checkpoint and leave the step out."""
@@ -216,6 +219,8 @@ def _complaints(config: Config) -> Iterator[str]:
     for flag in ("vocab", "codebook"):
         if getattr(config, flag) and not Path(getattr(config, flag)).exists():
             yield f"--{flag} {getattr(config, flag)} is not there"
+    if config.select and not config.measure_every:
+        yield f"--select {config.select!r} needs measurements; say by --measure-every how often"
     if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     yield from _complaints_of_kinds(config)
@@ -249,7 +254,7 @@ def shaping(config: Config) -> dict[str, Any]:
     """
     where, watched = (
         ("folder", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
-        ("log_every", "save_every", "measure_every", "debug", "keep", "peak_tflops", "wandb", "profile_at"),
+        ("log_every", "save_every", "measure_every", "debug", "keep", "peak_tflops", "wandb", "profile_at", "select"),
     )
     passing = (*where, *watched, "on_spike", "spike", "max_corrupt_fraction", "data", "own", "vocab", "codebook")
     return {name: value for name, value in as_json(config).items() if name not in passing}

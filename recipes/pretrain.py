@@ -5,6 +5,7 @@ login node, so torch waits until the script starts.
 """
 
 import sys
+from contextlib import ExitStack
 
 from torchx.specs import AppDef
 
@@ -43,6 +44,7 @@ def main(words: list[str]) -> None:
 
     config = parse(words)  # before the imports that take seconds, so that a wrong flag is told at once
 
+    from best import Selection
     from corpora import kinds
     from gradients import gradients_of
     from measure import Measured
@@ -67,7 +69,11 @@ def main(words: list[str]) -> None:
     )
 
     num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + config.max_length
-    with session(config.seed, config.device) as run, attention_kernels(run.device, config.precision, num_tokens):
+    with (
+        session(config.seed, config.device) as run,
+        attention_kernels(run.device, config.precision, num_tokens),
+        ExitStack() as at_the_end,
+    ):
         folder, corpus, model, optimizer, scaler, done = started = start(config, run)
         mixture = Mixture(
             kinds(corpus, config), config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction
@@ -76,10 +82,13 @@ def main(words: list[str]) -> None:
         peak = peak_flops(run.device, config.precision, tflops=config.peak_tflops)
         of_run = {"start": done, "device": run.device, "peak_flops": peak, "wandb": config.wandb}
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, **of_run)
+        at_the_end.callback(meter.close)
         checkpoints = Checkpoints(folder, keep=config.keep)
         watch = Watch(config, started, run, mixture=mixture, meter=meter, checkpoints=checkpoints)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
-        measured = Measured(config, corpus, model, run)
+        measured, selection = Measured(config, corpus, model, run), Selection(config, folder, run)
+        if config.select and not done:
+            Selection(config, folder, run).better(measure(measured)[0])  # a name that is not measured is told at once
         for planned in watch.batches():
             means = gradients_of(
                 planned.batch, model, corpus.codebook, config=config, device=run.device, scale=scaler.scale
@@ -100,16 +109,20 @@ def main(words: list[str]) -> None:
             if watch.went_back(step):
                 continue
             meter.step(step, watch.readings)
-            if config.measure_every and step % config.measure_every == 0 and step < config.steps:
+            best = False
+            if selection.due(step):
                 with meter.paused():
-                    meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
-            if step % config.save_every == 0 or step == config.steps:
-                checkpoints.save(step, model, optimizer, state=watch.state())
+                    readings = measure(measured)[0]
+                meter.write(step, {f"measured/{r.name}": r.value for r in readings})
+                best = selection.better(readings)
+            if best or step % config.save_every == 0 or step == config.steps:
+                checkpoints.save(step, model, optimizer, state=watch.state() | selection.state(), best=best)
         checkpoints.wait()
+        selection.settle(model)
         export(model, folder, run)
         readings, shown = measure(measured)
-        meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
-        meter.close()
+        if not config.select:
+            meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
         if run.leads:
             report(config, readings, shown, folder)
 

@@ -89,7 +89,7 @@ class Watch:
             FloatingPointError: if a step was not fine and the run shall stop, or has no checkpoint to go back to.
         """
         config = self.config
-        if step % config.log_every and step % config.save_every and step != config.steps and not self._measures(step):
+        if step % config.log_every and step % config.save_every and step != config.steps and not self._measured(step):
             return False
         spikes = self.spikes.read()
         if not spikes:
@@ -101,7 +101,7 @@ class Watch:
                 print(f"{told}; left out", flush=True)
             return False
         if config.on_spike == "stop":
-            raise self._stopped(
+            raise FloatingPointError(
                 f"{told}; go on from the last checkpoint with --on-spike skip or rollback, or look at these samples"
             )
         self._go_back(spikes, told)
@@ -122,30 +122,25 @@ class Watch:
         self.spikes.load(watched["spikes"], self.run.device)
         self.left_out |= set(watched["left_out"])
 
-    def _measures(self, step: int) -> bool:
+    def _measured(self, step: int) -> bool:
         return bool(self.config.measure_every) and step % self.config.measure_every == 0
 
     def _go_back(self, spikes: list[Spike], told: str) -> None:
         self.checkpoints.wait()
         started, found = self.started, self.run.agree(last_checkpoint(self.started.folder))
         if found is None:
-            raise self._stopped(f"{told}; there is no checkpoint yet to go back to: lower --save-every or --lr")
+            raise FloatingPointError(f"{told}; there is no checkpoint yet to go back to: lower --save-every or --lr")
         state = load_checkpoint(found, started.model, started.optimizer, config=shaping(self.config))
         self._next = state["step"]
         self._tries[self._next] += 1
         if self._tries[self._next] > _MOST:
-            raise self._stopped(f"{told}; the run has gone back to {found} {_MOST} times: lower --lr")
+            raise FloatingPointError(f"{told}; the run has gone back to {found} {_MOST} times: lower --lr")
         started.scaler.load(state["scaler"])
         self._load_state(state)
         self.left_out |= {spike.step for spike in spikes}
         self.meter.rewind(self._next)
         if self.run.leads:
             print(f"{told}; going back to step {self._next}, without the batches of what was not fine", flush=True)
-
-    def _stopped(self, told: str) -> FloatingPointError:
-        """An error to raise, after all logs are written out."""
-        self.meter.close()
-        return FloatingPointError(told)
 
     def _told(self, spikes: list[Spike]) -> str:
         """The first of them in a sentence; all go to `spikes.jsonl` in the run's folder, with their samples."""

@@ -106,7 +106,7 @@ def records(folder: Path) -> list[dict[str, float]]:
 
 def test_steps_that_are_not_fine_are_left_out_of_the_means(tmp_path: Path) -> None:
     meter = Meter(tmp_path, 6, 3)
-    for step, (value, fine) in enumerate([(1.0, None), (float("nan"), False), (4.0, True)], 1):
+    for step, (value, fine) in enumerate([(1.0, None), (1e6, False), (4.0, True)], 1):
         added(meter, step, value, fine=fine)
     for step in (4, 5, 6):
         added(meter, step, float("inf"), fine=False)
@@ -153,11 +153,16 @@ def test_what_came_after_a_step_is_forgotten(tmp_path: Path) -> None:
     meter = Meter(tmp_path, 6, 2)
     for step in (1, 2, 3, 4, 5):
         added(meter, step, float(step))
-    meter.rewind(2)
-    for step in (3, 4):
+    meter.rewind(3)
+    for step in (4, 5, 6):
         added(meter, step, 10.0 * step)
+    meter.rewind(5)
+    added(meter, 6, 7.0)
     meter.close()
-    assert [(r["step"], r["image/mim"]) for r in records(tmp_path)] == [(2, 1.5), (4, 35.0)]
+    assert [(r["step"], r["image/mim"]) for r in records(tmp_path)] == [(2, 1.5), (4, 40.0), (6, 7.0)]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("image/mim")] == [(2, 1.5), (4, 40.0), (6, 7.0)]
 
 
 class Wandb:
