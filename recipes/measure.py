@@ -1,11 +1,11 @@
 """What a trained model has learnt, on samples and combinations that it has not seen, beside what guessing gets.
 
-Every rank embeds all of the few hundred samples, and takes its part of the batches whose losses are measured, so that each
-calls the sharded model equally often.
+Ranks share all of it, what is embedded and the batches whose losses are measured, so that each calls the sharded model equally
+often; every rank has all readings. Nothing depends on the step, masks neither: the same weights give the same numbers.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from torchflava.batch import IGNORE, Batch, ImageBatch, RawBatch, TextBatch
 from torchflava.data.mixture import Mixture
 from torchflava.data.prepare import prepare
 from torchflava.distributed import sum_over_ranks
-from torchflava.evaluation import Reading, ranks_of_answers, recall
+from torchflava.evaluation import Reading, embed_over_ranks, ranks_of_answers, recall
 from torchflava.models import FlavaForPreTraining
 from torchflava.training import Run
 from torchflava.transforms.collate import Collate
@@ -48,23 +48,30 @@ class Measured:
 
     def embed_images(self, images: Sequence[Tensor | bytes]) -> Tensor:
         """Q images -> (Q, E)."""
-        return torch.cat([self.model.embed_image(part).cpu() for part in self._views(images)])
+        return self._seen(images, self.model.embed_image)
 
     def patch_states(self, images: Sequence[Tensor | bytes]) -> Tensor:
         """Q images -> (Q, N * D): the states of all patches, one place after the other."""
-        return torch.cat([self.model.patch_states(part).float().flatten(1).cpu() for part in self._views(images)])
+        return self._seen(images, lambda pixels: self.model.patch_states(pixels).float().flatten(1))
 
-    def _views(self, images: Sequence[Tensor | bytes]) -> Iterator[Tensor]:
-        views = torch.stack([self.view(decoded(image)) for image in images])
-        return (normalise(part.to(self.run.device)) for part in views.split(_BATCH))
+    def _seen(self, images: Sequence[Tensor | bytes], verb: Callable[[Tensor], Tensor]) -> Tensor:
+        def of_own(own: Sequence[Tensor | bytes]) -> Tensor:
+            views = torch.stack([self.view(decoded(image)) for image in own])
+            return torch.cat([verb(normalise(part.to(self.run.device))) for part in views.split(_BATCH)])
+
+        return embed_over_ranks(images, of_own).cpu()
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """P texts -> (P, E)."""
         tokenizer, device = self.corpus.tokenizer, self.run.device
-        ids = [tokenizer.encode(text, self.config.max_length).ids for text in texts]
         pad = Collate(tokenizer.vocab_size, 0, pad_id=tokenizer.pad_id).pad
-        padded = [pad(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)]
-        return torch.cat([self.model.embed_text(part.to(device), keep.to(device)) for part, keep in padded]).cpu()
+
+        def of_own(own: Sequence[str]) -> Tensor:
+            ids = [tokenizer.encode(text, self.config.max_length).ids for text in own]
+            padded = [pad(ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)]
+            return torch.cat([self.model.embed_text(part.to(device), keep.to(device)) for part, keep in padded])
+
+        return embed_over_ranks(texts, of_own).cpu()
 
     def mixture(self, sources: Sources, mismatch_rate: float | None = None) -> Mixture:
         """Batches of other sources, made as in training."""

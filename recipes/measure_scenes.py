@@ -26,8 +26,8 @@ from torchflava.data.scenes import (
     zero_shot_classes,
     zero_shot_prompts,
 )
-from torchflava.distributed import gather
-from torchflava.evaluation import Reading, class_embeddings, top_k_accuracy
+from torchflava.distributed import gather, sum_over_ranks
+from torchflava.evaluation import Reading, class_embeddings, embed_over_ranks, top_k_accuracy
 from torchflava.transforms.collate import Collate
 
 _STEPS = 8  # batches of pairs for matching and for colour words
@@ -98,21 +98,23 @@ def matching(measured: Measured, sources: Sources) -> float:
 
 def colour_words(measured: Measured, sources: Sources) -> list[Reading]:
     """The share of masked colour words that are found with the image, and with another's image in its place."""
-    batches = [_with_colours_masked(measured, sources, step) for step in range(_STEPS)]
-    if not any(bool((batch.token_labels != IGNORE).any()) for batch in batches):
-        return []  # a vocabulary without colours, or texts too short to reach one
-    right: dict[bool, list[Tensor]] = {True: [], False: []}
-    for batch in batches:
-        asked = batch.token_labels != IGNORE
-        for own in right:
+    ranks, first = measured.run.world_size, measured.run.rank
+    right, counts = torch.zeros(2), torch.zeros(measured.corpus.tokenizer.vocab_size)
+    # Every rank calls the model equally often: where the batches do not go round, what is past the last does not count.
+    for step in range(first, -(-_STEPS // ranks) * ranks, ranks):
+        batch = _with_colours_masked(measured, sources, step)
+        asked = (batch.token_labels != IGNORE) & (step < _STEPS)
+        counts += torch.bincount(batch.token_labels[asked].cpu(), minlength=len(counts))
+        for other in (0, 1):
             # The neighbour's image in place of the own: what the words alone tell.
-            pixels = batch.pixels if own else batch.pixels.roll(1, 0)
-            guesses = measured.model.word_logits(batch._replace(pixels=pixels)).argmax(-1)
-            right[own].append((guesses == batch.token_labels)[asked].float().cpu())
-    labels = torch.cat([batch.token_labels[batch.token_labels != IGNORE].cpu() for batch in batches])
-    most = float(torch.bincount(labels).max() / len(labels))
-    names = {True: "masked colour, own image", False: "masked colour, other image"}
-    return [Reading(names[own], float(torch.cat(parts).mean()), most) for own, parts in right.items()]
+            guesses = measured.model.word_logits(batch._replace(pixels=batch.pixels.roll(other, 0))).argmax(-1)
+            right[other] += ((guesses == batch.token_labels) & asked).sum().cpu()
+    right, counts = sum_over_ranks(right), sum_over_ranks(counts)
+    if not counts.any():
+        return []  # a vocabulary without colours, or texts too short to reach one
+    own, others = (right / counts.sum()).tolist()
+    most = float(counts.max() / counts.sum())
+    return [Reading("masked colour, own image", own, most), Reading("masked colour, other image", others, most)]
 
 
 def _with_colours_masked(measured: Measured, sources: Sources, step: int) -> PairBatch:
@@ -136,6 +138,10 @@ def _mask_all(chosen: set[int], mask_id: int, tokens: Tokens, rng: Generator) ->
 def codes_used(measured: Measured, sources: Sources) -> Reading:
     """The share of the codebook's codes that occur in held-out images."""
     codebook = measured.corpus.codebook
-    views = torch.stack([sources.views(sources.images[i].image, keyed_rng("codes", i))[1] for i in range(256)])
-    usage = code_usage(codebook.encode(views.to(measured.run.device)), codebook.num_codes)
+
+    def codes(own: Sequence[int]) -> Tensor:
+        views = [sources.views(sources.images[i].image, keyed_rng("codes", i))[1] for i in own]
+        return codebook.encode(torch.stack(views).to(measured.run.device))
+
+    usage = code_usage(embed_over_ranks(range(256), codes), codebook.num_codes)
     return Reading("codes used", usage.used / codebook.num_codes, 1 / codebook.num_codes)

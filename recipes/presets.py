@@ -1,14 +1,12 @@
 """Settings of a pretraining run, and the runs that have a name: functions that return a `Config`."""
 
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from own import Own, complaints_of_own
+from own import Own
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,20 @@ class Config:
     """Checkpoints that are kept, the last ones."""
     measure_every: int = 0
     """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
+    select: str = ""
+    """A reading, such as "zero-shot, all 64" or "image to text R@1", by which the best measured checkpoint is kept, and is what
+    the run ends with; none, and it ends with the last."""
+    on_spike: Literal["stop", "skip", "rollback"] = "stop"
+    """What to do about a step with a loss or a gradient that is no finite number, or a spike: stop, leave its gradients out and
+    go on, or go back to the last checkpoint and leave the step out."""
+    spike: float = 0.0
+    """Standard deviations above its running mean from which a loss is a spike; 0 means only what is no finite number."""
+    peak_tflops: float = 0.0
+    """What each device can do, in 10^12 operations a second, to tell how much of it is used; 0 means by the GPU's name."""
+    wandb: str = ""
+    """A project of Weights & Biases that gets the records too; needs: pip install 'torchflava[wandb]'."""
+    profile_at: int = 0
+    """The first of three steps of which a profiler's trace is written into the run's folder; 0 means none."""
     folder: str = "runs"
     """Where the run's own folder is made."""
     name: str = ""
@@ -168,6 +180,8 @@ def presets() -> dict[str, Callable[[], Config]]:
 
 def parse(words: Sequence[str]) -> Config:
     """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown."""
+    from complaints import complaints  # here, because it speaks of a Config
+
     name, named = _preset_of(words), presets()
     if name not in named:
         sys.exit(f"no preset is called {name!r}; there are {', '.join(named)}")
@@ -177,86 +191,10 @@ def parse(words: Sequence[str]) -> Config:
 
         base = twin(base)
     config = tyro.cli(Config, args=list(words), default=base, prog="pretrain.py")
-    complaint = next(_complaints(config), None)
+    complaint = next(complaints(config), None)
     if complaint:
         sys.exit(f"pretrain.py: {complaint}")
     return config
-
-
-_RANGES = (
-    ("mask_rate", 0, 1),
-    ("patch_mask_rate", 0, 1),
-    ("mismatch_rate", 0, 1),
-    ("max_length", 3, 513),
-    ("text_length", 0, 513),
-    ("num_codes", 2, 65537),
-    ("save_every", 1, math.inf),
-    ("keep", 1, math.inf),
-    ("measure_every", 0, math.inf),
-    ("max_corrupt_fraction", 0, 1.0001),
-    ("micro_batch", 0, math.inf),
-    ("lr", 1e-12, math.inf),
-    ("clip", 0, math.inf),
-    ("weight_decay", 0, math.inf),
-    ("eps", 0, math.inf),
-)
-"""Setting, least, and what it must stay below."""
-
-
-def _complaints(config: Config) -> Iterator[str]:
-    """What cannot be, among the settings that are known to be so before anything is loaded."""
-    for name in ("image_size", "patch_size", "code_size", "steps", "batch_size", "threads", "log_every"):
-        if getattr(config, name) < 1:
-            yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
-    for name, least, below in _RANGES:
-        value = getattr(config, name)
-        if not least <= value < below:
-            yield f"--{name.replace('_', '-')} {value} must be at least {least} and below {below}"
-    if not all(0 <= weight < math.inf for weight in asdict(config.weights).values()):
-        yield f"the weights {asdict(config.weights)} must be numbers of 0 or more"
-    if config.image_size % config.patch_size:
-        yield f"--image-size {config.image_size} is no multiple of --patch-size {config.patch_size}"
-    if config.code_size % (config.image_size // config.patch_size):
-        yield f"--code-size {config.code_size} is no multiple of the {config.image_size // config.patch_size} patches a side"
-    if not 0 <= config.warmup_steps < config.steps:
-        yield f"--warmup-steps {config.warmup_steps} must be below --steps {config.steps}"
-    if 0 < config.text_length < 3:
-        yield f"--text-length {config.text_length} leaves no room for a word; give 3 or more, or 0 for --max-length"
-    if not any(asdict(config.weights).values()):
-        yield "every loss has weight 0; there is nothing to train"
-    if config.corpus == "emoji":
-        for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
-            if not list(Path(config.data).glob(needed)):
-                yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
-    for flag in ("vocab", "codebook", "init_image", "init_text"):
-        if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
-            yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
-    yield from _complaints_of_folders(config)
-    yield from _complaints_of_kinds(config)
-    asked, measures = config.corpus == "own", bool(config.measure_every)
-    yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
-
-
-def _complaints_of_folders(config: Config) -> Iterator[str]:
-    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
-        yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
-    if config.resume and config.name:
-        yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
-    if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
-        yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
-    folder = Path(config.folder) / config.name
-    if config.name and folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
-        yield f"{folder} is there and is no run's folder, for it has no config.json; choose another --name"
-
-
-def _complaints_of_kinds(config: Config) -> Iterator[str]:
-    heads = {"pair": ("mmm_image", "mmm_text", "itm", "contrastive"), "image": ("mim",), "text": ("mlm",)}
-    shares, weights = asdict(config.shares), asdict(config.weights)
-    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
-        yield f"the shares {shares} must be 0 or more and add up to 1"
-    for kind, losses in heads.items():
-        if shares[kind] and not any(weights[name] for name in losses):
-            yield f"--shares.{kind} is {shares[kind]}, but {' and '.join(losses)} have weight 0; set the share to 0 too"
 
 
 def _preset_of(words: Sequence[str]) -> str:
@@ -275,9 +213,10 @@ def shaping(config: Config) -> dict[str, Any]:
     """
     where, watched = (
         ("folder", "name", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
-        ("log_every", "save_every", "measure_every", "debug", "keep"),
+        ("log_every", "save_every", "measure_every", "debug", "keep", "peak_tflops", "wandb", "profile_at", "select"),
     )
-    passing = (*where, *watched, "max_corrupt_fraction", "data", "own", "vocab", "codebook", "init_image", "init_text")
+    passing = (*where, *watched, "on_spike", "spike", "max_corrupt_fraction", "data", "own", "vocab", "codebook")
+    passing = (*passing, "init_image", "init_text")
     return {name: value for name, value in as_json(config).items() if name not in passing}
 
 

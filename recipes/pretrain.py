@@ -5,7 +5,7 @@ login node, so torch waits until the script starts.
 """
 
 import sys
-import time
+from contextlib import ExitStack
 from functools import partial
 
 from torchx.specs import AppDef
@@ -41,10 +41,11 @@ def pretrain(
 
 def main(words: list[str]) -> None:
     """Train as the command line says, then measure what was learnt."""
-    from presets import parse, shaping
+    from presets import parse
 
     config = parse(words)  # before the imports that take seconds, so that a wrong flag is told at once
 
+    from best import Selection
     from corpora import kinds
     from gradients import gradients_of
     from measure import Measured
@@ -53,14 +54,17 @@ def main(words: list[str]) -> None:
     from measure_scenes import measure_scenes
     from report import report
     from start import export, keep_order, leave, start
+    from watch import Watch
 
     from torchflava.data.mixture import Mixture
+    from torchflava.models import step_flops
     from torchflava.training import (
         Checkpoints,
         Meter,
         StopSignals,
         attention_kernels,
         clip_gradients,
+        peak_flops,
         session,
         set_learning_rate,
         warmup_cosine,
@@ -70,50 +74,65 @@ def main(words: list[str]) -> None:
     longest = max(config.max_length, config.text_length)
     num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + longest
     kernels = partial(attention_kernels, precision=config.precision, num_tokens=num_tokens)
-    with session(config.seed, config.device) as run, kernels(run.device), StopSignals() as stop:
-        folder, corpus, model, optimizer, scaler, done = start(config, run)
+    with (
+        session(config.seed, config.device) as run,
+        kernels(run.device),
+        StopSignals() as stop,
+        ExitStack() as at_the_end,
+    ):
+        folder, corpus, model, optimizer, scaler, done = started = start(config, run)
         mixture = Mixture(
             kinds(corpus, config), config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction
         )
         keep_order(mixture, folder, run, done)
-        meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
+        peak = peak_flops(run.device, config.precision, tflops=config.peak_tflops)
+        of_run = {"start": done, "device": run.device, "peak_flops": peak, "wandb": config.wandb}
+        meter = Meter(folder if run.leads else None, config.steps, config.log_every, **of_run)
+        at_the_end.callback(meter.close)
         checkpoints = Checkpoints(folder, keep=config.keep)
+        watch = Watch(config, started, run, mixture=mixture, meter=meter, checkpoints=checkpoints)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
-        measured = Measured(config, corpus, model, run)
-        asked = time.perf_counter()
-        for planned in mixture.batches(done, config.steps, num_threads=config.threads, debug=config.debug):
-            waited = time.perf_counter() - asked
+        measured, selection = Measured(config, corpus, model, run), Selection(config, folder, run)
+        if config.select and not done:
+            Selection(config, folder, run).better(measure(measured)[0])  # a name that is not measured is told at once
+        for planned in watch.batches():
             means = gradients_of(
                 planned.batch, model, corpus.codebook, config=config, device=run.device, scale=scaler.scale
             )
             scaler.unscale(optimizer)
             norm = clip_gradients(model, config.clip)
+            fine = watch.looked(planned, means, norm)
             schedule = warmup_cosine if config.schedule == "cosine" else warmup_linear
             lr = schedule(planned.step, steps=config.steps, warmup_steps=config.warmup_steps, lr=config.lr)
             set_learning_rate(optimizer, lr)
-            taken = scaler.step(optimizer)
+            taken = scaler.step(optimizer, wanted=planned.step + 1 not in watch.left_out)
             optimizer.zero_grad()
             model.clamp_temperature()
 
             step = planned.step + 1
-            meter.add(
-                planned.kind, means, samples=config.batch_size, waited=waited, lr=lr, norm=norm if taken else None
-            )
-            meter.step(step, scaler.readings)
-            if config.measure_every and step % config.measure_every == 0 and step < config.steps:
+            flops = step_flops(model, planned.batch, world_size=run.world_size)
+            told = {"samples": config.batch_size, "waited": watch.waited, "lr": lr, "flops": flops, "fine": fine}
+            meter.add(planned.kind, means, norm=norm if taken else None, **told)
+            if watch.went_back(step):
+                continue
+            meter.step(step, watch.readings)
+            best = False
+            if selection.due(step):
                 with meter.paused():
-                    meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
+                    readings = measure(measured)[0]
+                meter.write(step, {f"measured/{r.name}": r.value for r in readings})
+                best = selection.better(readings)
             stopping = stop.asked(step)
-            if step % config.save_every == 0 or step == config.steps or stopping:
-                checkpoints.save(step, model, optimizer, state={"config": shaping(config), "scaler": scaler.state()})
+            if best or step % config.save_every == 0 or step == config.steps or stopping:
+                checkpoints.save(step, model, optimizer, state=watch.state() | selection.state(), best=best)
             if stopping:
                 leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {folder}")
-            asked = time.perf_counter()
         checkpoints.wait()
+        selection.settle(model)
         export(model, folder, run)
         readings, shown = measure(measured)
-        meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
-        meter.close()
+        if not config.select:
+            meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
         if run.leads:
             report(config, readings, shown, folder)
 

@@ -177,7 +177,6 @@ def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:
 def leave(checkpoints: Checkpoints, meter: Meter, stop: StopSignals, words: str) -> NoReturn:
     """End a run that was asked to stop, once its checkpoint is whole, so that schedulers start it again. For every rank."""
     checkpoints.wait()
-    meter.close()
     stop.meet()
     if meter.folder is not None:
         print(words, flush=True)

@@ -27,6 +27,7 @@ from torchflava.codebooks import fit_patches, load_codebook
 from torchflava.data.blend import choose
 from torchflava.data.mixture import Mixture
 from torchflava.data.shards import ShardPairs
+from torchflava.training import TIMED
 from torchflava.transforms.wordpiece import WordPiece
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def done(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def log(run: Path) -> list[dict[str, float]]:
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("step/samples_per_s", "step/data_wait")} for r in records]
+    return [{k: v for k, v in r.items() if k not in TIMED} for r in records]
 
 
 def test_a_run_on_own_data_is_measured_on_what_was_held_out(done: Path) -> None:

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchx.components.component_test_base import ComponentTestCase
 
+from torchflava.training import TIMED
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
@@ -45,8 +47,7 @@ def only_folder(folder: Path) -> Path:
 
 def losses(folder: Path) -> list[dict[str, float]]:
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    timing = ("step/samples_per_s", "step/data_wait")
-    return [{k: v for k, v in record.items() if k not in timing} for record in records]
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in records]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 import pretrain
 from presets import Config, Shares, Weights
 
+from torchflava.training import TIMED
+
 CHANGED = {
     "model": "mini",
     "image_size": "64",
@@ -65,6 +67,12 @@ ELSEWHERE = {
     "save_every": "how often: test_pretrain",
     "keep": "how many: tests/training/test_checkpoint",
     "measure_every": "how often: test_pretrain",
+    "select": "which checkpoint is kept: test_watching",
+    "on_spike": "test_watching",
+    "spike": "test_watching",
+    "peak_tflops": "what is told: test_watching",
+    "wandb": "who is told: test_watching, tests/training/test_meter",
+    "profile_at": "what is recorded: test_watching",
     "folder": "where: test_pretrain",
     "name": "where, and from where on: test_named_runs",
     "resume": "test_pretrain",
@@ -86,7 +94,7 @@ def logged(words: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[di
     pretrain.main(["--preset", "tiny", "--folder", str(folder), "--steps", "20", *words.split()])
     (log,) = folder.glob("*/log.jsonl")
     records = [json.loads(line) for line in log.read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("step/samples_per_s", "step/data_wait")} for r in records]
+    return [{k: v for k, v in r.items() if k not in TIMED} for r in records]
 
 
 @pytest.mark.slow

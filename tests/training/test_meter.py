@@ -1,8 +1,11 @@
 """What a run writes of itself."""
 
 import json
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -88,3 +91,134 @@ def test_a_log_gone_on_with_has_each_step_once(tmp_path: Path) -> None:
     meter.close()
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 3, 4, 5]
+
+
+def added(meter: Meter, step: int, value: float, *, fine: bool | None = None, flops: float = 0.0) -> None:
+    told = None if fine is None else torch.tensor(fine)
+    loss = {"mim": torch.tensor(value)}
+    meter.add("image", loss, samples=8, waited=0.0, lr=0.1, norm=torch.tensor(value), flops=flops, fine=told)
+    meter.step(step)
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_steps_that_are_not_fine_are_left_out_of_the_means(tmp_path: Path) -> None:
+    meter = Meter(tmp_path, 6, 3)
+    for step, (value, fine) in enumerate([(1.0, None), (1e6, False), (4.0, True)], 1):
+        added(meter, step, value, fine=fine)
+    for step in (4, 5, 6):
+        added(meter, step, float("inf"), fine=False)
+    meter.close()
+    first, second = records(tmp_path)
+    assert (first["image/mim"], first["step/grad_norm"]) == (2.5, 2.5)
+    assert "image/mim" not in second
+    assert second["step/lr"] == 0.1
+
+
+def test_utilisation_is_of_the_peak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter(tmp_path, 2, 2, peak_flops=1e6)
+    added(meter, 1, 1.0, flops=1e5)
+    time.sleep(0.2)
+    added(meter, 2, 1.0, flops=3e5)
+    meter.close()
+    (record,) = records(tmp_path)
+    seconds = 16 / record["step/samples_per_s"]
+    assert record["step/mfu"] == pytest.approx(4e5 / seconds / 1e6)
+    assert (
+        f"MFU {100 * record['step/mfu']:.1f} %  peak {record['step/peak_memory_gb']:.1f} GB" in capsys.readouterr().out
+    )
+
+
+def test_no_utilisation_is_told_where_the_peak_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter(tmp_path, 1, 1)
+    added(meter, 1, 1.0, flops=1e5)
+    meter.close()
+    assert "step/mfu" not in records(tmp_path)[0]
+    assert "MFU" not in capsys.readouterr().out
+
+
+def test_the_time_left_is_that_of_the_steps_taken_since_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meter = Meter(tmp_path, 1000, 1, start=989)
+    time.sleep(0.5)
+    added(meter, 990, 1.0)
+    meter.close()
+    assert "[00:00<00:05" in capsys.readouterr().out, "one step in half a second, ten to go"
+
+
+def test_what_came_after_a_step_is_forgotten(tmp_path: Path) -> None:
+    meter = Meter(tmp_path, 6, 2)
+    for step in (1, 2, 3, 4, 5):
+        added(meter, step, float(step))
+    meter.rewind(3)
+    for step in (4, 5, 6):
+        added(meter, step, 10.0 * step)
+    meter.rewind(5)
+    added(meter, 6, 7.0)
+    meter.close()
+    assert [(r["step"], r["image/mim"]) for r in records(tmp_path)] == [(2, 1.5), (4, 40.0), (6, 7.0)]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("image/mim")] == [(2, 1.5), (4, 40.0), (6, 7.0)]
+
+
+class Wandb:
+    """Stands in for the package: notes what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: dict[str, Any] = {}
+        self.logged: list[dict[str, float]] = []
+        self.metrics: list[tuple[str, str]] = []
+        self.finished = 0
+
+    def init(self, **told: Any) -> "Wandb":
+        self.begun = told
+        return self
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        self.metrics.append((name, step_metric))
+
+    def log(self, record: dict[str, float]) -> None:
+        self.logged.append(record)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_weights_and_biases_gets_the_records_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    (tmp_path / "config.json").write_text('{"lr": 0.1}')
+    meter = Meter(tmp_path, 2, 1, wandb="flava")
+    added(meter, 1, 1.0)
+    added(meter, 2, 3.0)
+    meter.close()
+    assert wandb.logged == records(tmp_path)
+    assert (wandb.begun["project"], wandb.begun["id"], wandb.begun["resume"]) == ("flava", tmp_path.name, "allow")
+    assert wandb.begun["config"] == {"lr": 0.1}
+    assert wandb.metrics == [("*", "step")]
+    assert wandb.finished == 1
+
+
+def test_without_the_package_its_name_and_the_remedy_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        ValueError, match=r"project 'flava', but its package is not there; pip install 'torchflava\[wandb\]'"
+    ):
+        Meter(tmp_path, 2, 1, wandb="flava")
+    Meter(tmp_path, 2, 1).close()
+
+
+def test_nothing_is_read_from_the_device_between_records(tmp_path: Path) -> None:
+    """A value that cannot be read, as those on `meta`, is no trouble until it is written."""
+    meter = Meter(tmp_path, 3, 3)
+    fake = SimpleNamespace(detach=lambda: torch.ones((), device="meta"))
+    for step in (1, 2):
+        meter.add("image", {"mim": fake}, samples=8, waited=0.0, lr=0.1, norm=fake)  # type: ignore[dict-item, arg-type]
+        meter.step(step)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        meter.step(3)
+    meter.close()

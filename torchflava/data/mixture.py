@@ -87,10 +87,15 @@ class Mixture:
 
     def part(self, step: int, *, rank: int, world_size: int) -> Planned:
         """What `rank` of `world_size` has of the batch of `step`."""
+        kind = self.order(step).kind
+        return Planned(step, kind, self._batch(self.kinds[kind], self.chosen(step, rank=rank, world_size=world_size)))
+
+    def chosen(self, step: int, *, rank: int, world_size: int) -> list[Chosen]:
+        """The samples that `rank` of `world_size` has in the batch of `step`, without reading them; one that cannot be read is
+        replaced by another when it is read."""
         place = self.order(step)
-        kind = self.kinds[place.kind]
         numbers = numbers_of(place.turn, self.batch_size, rank=rank, world_size=world_size)
-        return Planned(step, place.kind, self._batch(kind, choose(kind.source, self.seed, numbers=numbers)))
+        return choose(self.kinds[place.kind].source, self.seed, numbers=numbers)
 
     def _batch(self, kind: Kind, chosen: Sequence[Chosen]) -> RawBatch:
         made = [read_row(kind.row, sample, self.seed) for sample in chosen]

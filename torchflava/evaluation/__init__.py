@@ -2,6 +2,7 @@
 
 from torchflava.evaluation.reading import Reading, table
 from torchflava.evaluation.retrieval import ranks_of_answers, recall
+from torchflava.evaluation.sharing import embed_over_ranks
 from torchflava.evaluation.whitening import Whitening, fit_whitening
 from torchflava.evaluation.zero_shot import class_embeddings, top_k_accuracy
 
@@ -9,6 +10,7 @@ __all__ = [
     "Reading",
     "Whitening",
     "class_embeddings",
+    "embed_over_ranks",
     "fit_whitening",
     "ranks_of_answers",
     "recall",

@@ -21,7 +21,8 @@ def class_embeddings(embed_texts: EmbedTexts, prompts: Sequence[Sequence[str]]) 
     """
     if not prompts or not all(prompts):
         raise ValueError("every class needs a prompt at least, and there must be a class")
-    means = [F.normalize(embed_texts(texts).float(), dim=-1).mean(0) for texts in prompts]
+    embedded = F.normalize(embed_texts([text for texts in prompts for text in texts]).float(), dim=-1)
+    means = [part.mean(0) for part in torch.split(embedded, [len(texts) for texts in prompts])]
     return F.normalize(torch.stack(means), dim=-1)
 
 

@@ -1,6 +1,7 @@
 """Wholes: FLAVA, its pretraining and its fine-tuning, built from parts."""
 
 from torchflava.models.classification import FlavaForClassification, flava_for_classification
+from torchflava.models.compute import step_flops
 from torchflava.models.first_weights import FirstWeights, first_weights
 from torchflava.models.flava import Flava, FlavaOutput, flava_model
 from torchflava.models.pretraining import VERBS, FlavaForPreTraining, flava_for_pretraining
@@ -25,4 +26,5 @@ __all__ = [
     "load_pretrained",
     "metadata_of",
     "save_pretrained",
+    "step_flops",
 ]

@@ -26,8 +26,13 @@ class Scaler:
         """Divide the gradients by the scale; call it before they are clipped."""
         self._scaler.unscale_(optimizer)
 
-    def step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """The optimizer's step, unless a gradient is not finite, which is the same on every rank; whether it was taken."""
+    def step(self, optimizer: torch.optim.Optimizer, *, wanted: bool = True) -> bool:
+        """The optimizer's step, if it is wanted and no gradient is other than finite, which is the same on every rank; whether
+        it was taken. One that is not wanted changes nothing, not the scale either."""
+        if not wanted:
+            if self._scaler.is_enabled():
+                self._scaler.update(self._scaler.get_scale())
+            return False
         before = self._scaler.get_scale()
         self._scaler.step(optimizer)
         self._scaler.update()
