@@ -49,7 +49,8 @@ class Corpus(NamedTuple):
 
     sources: Sources
     tokenizer: WordPiece
-    codebook: PatchCodebook | DalleCodebook
+    codebook: PatchCodebook | DalleCodebook | None
+    """None where no image is trained on."""
 
 
 def scenes(config: Config) -> Sources:
@@ -95,10 +96,12 @@ def open_corpus(config: Config) -> Corpus:
     if config.resume:
         kept = Path(config.resume)
         tokenizer = WordPiece.from_file(kept / "vocab.txt")
-        codebook = load_codebook(kept / "codebook.safetensors")
+        codebook = load_codebook(kept / "codebook.safetensors") if _sees_images(config) else None
     else:
         tokenizer = _tokenizer(config, sources)
-        codebook = _codebook(config, sources)
+        codebook = _codebook(config, sources) if _sees_images(config) else None
+    if codebook is None:
+        return Corpus(sources, tokenizer, None)
     side = config.image_size // config.patch_size
     if codebook.grid != (side, side) or codebook.image_size != config.code_size:
         raise ValueError(
@@ -109,6 +112,10 @@ def open_corpus(config: Config) -> Corpus:
         pairs, images = (with_codes(one, config.own, sources.views, codebook) for one in sources[:2])
         sources = sources._replace(pairs=pairs, images=images)
     return Corpus(sources, tokenizer, codebook)
+
+
+def _sees_images(config: Config) -> bool:
+    return bool(config.shares.image or config.shares.pair)
 
 
 def _tokenizer(config: Config, sources: Sources) -> WordPiece:
@@ -144,7 +151,8 @@ def name_and_keywords(caption: str, rng: Generator) -> str:
 def save_corpus(corpus: Corpus, folder: Path) -> None:
     """Keep what was learnt before training, for resuming and for whoever uses the model."""
     corpus.tokenizer.save(folder / "vocab.txt")
-    corpus.codebook.save(folder / "codebook.safetensors")
+    if corpus.codebook is not None:
+        corpus.codebook.save(folder / "codebook.safetensors")
 
 
 def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
@@ -157,10 +165,12 @@ def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
     def images(source: Any) -> ImageRows | CodedRows:
         return (CodedRows if is_coded(source) else ImageRows)(corpus.sources.views, mask)
 
-    texts = TextRows(corpus.tokenizer, partial(mask_words, corpus.tokenizer, rate=config.mask_rate), config.max_length)
+    words = partial(mask_words, corpus.tokenizer, rate=config.mask_rate)
+    captions = TextRows(corpus.tokenizer, words, config.max_length)
+    texts = TextRows(corpus.tokenizer, words, config.text_length or config.max_length)
     vary = name_and_keywords if config.corpus == "emoji" else None
     other = same_shard if config.own.window else anywhere
-    pairs = PairRows(images(corpus.sources.pairs), texts, config.mismatch_rate, vary=vary, other=other)
+    pairs = PairRows(images(corpus.sources.pairs), captions, config.mismatch_rate, vary=vary, other=other)
     all_kinds = {
         "pair": Kind(corpus.sources.pairs, pairs, collate.pairs, config.shares.pair),
         "image": Kind(corpus.sources.images, images(corpus.sources.images), collate.images, config.shares.image),

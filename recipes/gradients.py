@@ -23,7 +23,7 @@ Means = dict[str, Tensor]
 def gradients_of(
     raw: RawBatch,
     model: FlavaForPreTraining,
-    codebook: Codebook,
+    codebook: Codebook | None,
     *,
     config: Config,
     device: torch.device,
@@ -45,11 +45,11 @@ def gradients_of(
 
     rows = config.micro_batch or len(raw[0])
     if rows >= len(raw[0]):
-        means = mean_losses(model(prepare(raw, device, normalise, codebook.encode)), config.loss_mean)
+        means = mean_losses(model(prepare(raw, device, normalise, encode_by(codebook))), config.loss_mean)
         objective(means).backward()
         return {name: value.detach() for name, value in means.items()}
     parts = [_with_codes(part, device, codebook) for part in split(raw, rows)]
-    make = partial(prepare, device=device, normalise=normalise, encode=codebook.encode)
+    make = partial(prepare, device=device, normalise=normalise, encode=encode_by(codebook))
     counts = [labelled_rows(make(part)) for part in parts]
     num_rows = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
     across = _contrastive(model, device) if isinstance(raw, RawPairBatch) and model.contrastive is not None else None
@@ -57,11 +57,22 @@ def gradients_of(
     return accumulate(model, parts, means_of, objective=objective, make=make, across=across)
 
 
-def _with_codes(raw: RawBatch, device: torch.device, codebook: Codebook) -> RawBatch:
+def encode_by(codebook: Codebook | None) -> Callable[[Tensor], Tensor]:
+    """A codebook's `encode`, as `prepare` takes it; batches of texts ask for none."""
+    if codebook is not None:
+        return codebook.encode
+
+    def none(pixels: Tensor) -> Tensor:
+        raise ValueError("images need a codebook, and this run has none")
+
+    return none
+
+
+def _with_codes(raw: RawBatch, device: torch.device, codebook: Codebook | None) -> RawBatch:
     """The batch with codes in place of the codebook's views: a part is prepared more than once, and encoded once."""
     if isinstance(raw, RawTextBatch) or raw.targets.ndim == 2:
         return raw
-    return raw._replace(targets=codebook.encode(raw.targets.to(device)))
+    return raw._replace(targets=encode_by(codebook)(raw.targets.to(device)))
 
 
 def _contrastive(model: FlavaForPreTraining, device: torch.device) -> Across:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from corpora import Corpus, Sources, kinds
+from gradients import encode_by
 from presets import Config
 from torch import Tensor
 
@@ -84,7 +85,7 @@ class Measured:
 
     def prepared(self, raw: RawBatch) -> Batch:
         """A raw batch, ready for the model."""
-        return prepare(raw, self.run.device, normalise, self.corpus.codebook.encode)
+        return prepare(raw, self.run.device, normalise, encode_by(self.corpus.codebook))
 
     def losses(self, sources: Sources) -> list[Reading]:
         """The mean of each loss, beside what guessing by the labels' own frequencies gets."""
@@ -105,7 +106,8 @@ class Measured:
 
     def _counts(self, labels: Tensor) -> Tensor:
         """How often each label occurs, of as many as any head tells apart."""
-        most = max(self.corpus.tokenizer.vocab_size, self.corpus.codebook.num_codes, 2)
+        num_codes = 0 if self.corpus.codebook is None else self.corpus.codebook.num_codes
+        most = max(self.corpus.tokenizer.vocab_size, num_codes, 2)
         return torch.bincount(labels[labels != IGNORE].flatten().long(), minlength=most)
 
     def retrieval(self, images: Sequence[Tensor | bytes], captions: Sequence[str]) -> tuple[list[Reading], list[int]]:

@@ -39,7 +39,7 @@ def measure_own(measured: Measured) -> tuple[list[Reading], list[Found]]:
     """Recall at 1 and 5 among up to 1,000 held-out pairs, matching and the losses; without held-out pairs, codes alone."""
     config, sources = measured.config, measured.corpus.sources
     images = sources.images or sources.pairs
-    readings = [] if images is None else [codes_used(measured, images)]
+    readings = [] if images is None or measured.corpus.codebook is None else [codes_used(measured, images)]
     held_out = held_out_pairs(config.own)
     if held_out is None:
         return readings, []

@@ -48,7 +48,8 @@ def measure_scenes(measured: Measured) -> tuple[list[Reading], list[Found]]:
         readings.append(Reading("matching AUROC", matching(measured, sources), 0.5))
     if paired and measured.model.mmm_text is not None:
         readings += colour_words(measured, sources)
-    readings.append(codes_used(measured, sources))
+    if measured.corpus.codebook is not None:
+        readings.append(codes_used(measured, sources))
     shown = [Found(scenes[i].image, scenes[found[i]].caption, found[i] == i) for i in range(16)]
     return readings + measured.losses(sources), shown
 

@@ -1,14 +1,12 @@
 """Settings of a pretraining run, and the runs that have a name: functions that return a `Config`."""
 
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from own import Own, complaints_of_own
+from own import Own
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,10 @@ class Weights:
 class Config:
     """Pretrain FLAVA. Every setting is a flag; `--preset NAME` first chooses where they start from."""
 
-    preset: Literal["scenes", "emoji", "tiny"] = "scenes"
-    """Where the other settings start from."""
+    preset: str = "scenes"
+    """Where the other settings start from: scenes, emoji, tiny, or a row of the paper's such as flava (docs/presets.md)."""
+    twin: bool = False
+    """Shrink what the preset asks for to a minute on a laptop, on scenes, through the same code."""
     corpus: Literal["scenes", "emoji", "own"] = "scenes"
     """What to train on: scenes drawn on the fly, emoji from `--data`, or your own `--pairs`, `--images` and `--texts`."""
     data: str = "data/emoji"
@@ -49,6 +49,12 @@ class Config:
     """A codebook: a run's codebook.safetensors, or the weights of DALL-E's dVAE; without one it is fitted to the images."""
     model: str = "mini"
     """A size: tiny, mini, small, medium, base, 900m, 1.8b, 2.7b, 4.8b or 10b."""
+    image_encoder: Literal["vit", "beit"] = "vit"
+    """Blocks of the image encoder: ViT's, or BEiT's, with biases by relative position and scaled branches."""
+    init_image: str = ""
+    """First weights of the image encoder: DINO's or BEiT's, or a run's; without them they are drawn."""
+    init_text: str = ""
+    """First weights of the text encoder: a run's folder, such as one of text_stage1; without them they are drawn."""
     image_size: int = 48
     """Side of the encoder's images, in pixels."""
     patch_size: int = 12
@@ -56,7 +62,9 @@ class Config:
     vocab_size: int = 512
     """Of the WordPiece vocabulary that is learnt from the captions."""
     max_length: int = 32
-    """Of a text, in tokens."""
+    """Of a caption, in tokens; what is longer is cut."""
+    text_length: int = 0
+    """Of a text of --texts, in tokens, 512 in the paper; 0 takes --max-length."""
     num_codes: int = 128
     """Of the codebook that is fitted to the images."""
     code_size: int = 48
@@ -70,8 +78,12 @@ class Config:
     weight_decay: float = 0.1
     warmup_steps: int = 50
     clip: float = 1.0
-    """Greatest norm of the gradients."""
+    """Greatest norm of the gradients; 0 clips none."""
     betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    """Of AdamW."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls to 0 after the warm-up."""
     shares: Shares = field(default_factory=Shares)
     weights: Weights = field(default_factory=Weights)
     gradients: Literal["global", "local", "none"] = "global"
@@ -131,6 +143,8 @@ class Config:
     """The first of three steps of which a profiler's trace is written into the run's folder; 0 means none."""
     folder: str = "runs"
     """Where the run's own folder is made."""
+    name: str = ""
+    """Of the run's own folder; the same command then goes on from what is there. Without one, each start makes a new folder."""
     resume: str = ""
     """A run's folder to go on with, under the same settings."""
 
@@ -157,85 +171,30 @@ def emoji() -> Config:
     )  # fmt: skip
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"scenes": scenes, "emoji": emoji, "tiny": tiny}
+def presets() -> dict[str, Callable[[], Config]]:
+    """All runs that have a name."""
+    from paper import ROWS  # here, because the paper's rows are Configs themselves
+
+    return {"scenes": scenes, "emoji": emoji, "tiny": tiny} | ROWS
 
 
 def parse(words: Sequence[str]) -> Config:
     """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown."""
-    name = _preset_of(words)
-    if name not in PRESETS:
-        sys.exit(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
-    config = tyro.cli(Config, args=list(words), default=replace(PRESETS[name](), preset=name), prog="pretrain.py")
-    complaint = next(_complaints(config), None)
+    from complaints import complaints  # here, because it speaks of a Config
+
+    name, named = _preset_of(words), presets()
+    if name not in named:
+        sys.exit(f"no preset is called {name!r}; there are {', '.join(named)}")
+    base = replace(named[name](), preset=name)
+    if "--twin" in words:
+        from twins import twin
+
+        base = twin(base)
+    config = tyro.cli(Config, args=list(words), default=base, prog="pretrain.py")
+    complaint = next(complaints(config), None)
     if complaint:
         sys.exit(f"pretrain.py: {complaint}")
     return config
-
-
-_RANGES = (
-    ("mask_rate", 0, 1),
-    ("patch_mask_rate", 0, 1),
-    ("mismatch_rate", 0, 1),
-    ("max_length", 3, 513),
-    ("num_codes", 2, 65537),
-    ("save_every", 1, math.inf),
-    ("keep", 1, math.inf),
-    ("measure_every", 0, math.inf),
-    ("max_corrupt_fraction", 0, 1.0001),
-    ("micro_batch", 0, math.inf),
-    ("spike", 0, math.inf),
-    ("peak_tflops", 0, math.inf),
-    ("profile_at", 0, math.inf),
-    ("lr", 1e-12, math.inf),
-    ("clip", 1e-12, math.inf),
-    ("weight_decay", 0, math.inf),
-)
-"""Setting, least, and what it must stay below."""
-
-
-def _complaints(config: Config) -> Iterator[str]:
-    """What cannot be, among the settings that are known to be so before anything is loaded."""
-    for name in ("image_size", "patch_size", "code_size", "steps", "batch_size", "threads", "log_every"):
-        if getattr(config, name) < 1:
-            yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
-    for name, least, below in _RANGES:
-        value = getattr(config, name)
-        if not least <= value < below:
-            yield f"--{name.replace('_', '-')} {value} must be at least {least} and below {below}"
-    if not all(0 <= weight < math.inf for weight in asdict(config.weights).values()):
-        yield f"the weights {asdict(config.weights)} must be numbers of 0 or more"
-    if config.image_size % config.patch_size:
-        yield f"--image-size {config.image_size} is no multiple of --patch-size {config.patch_size}"
-    if config.code_size % (config.image_size // config.patch_size):
-        yield f"--code-size {config.code_size} is no multiple of the {config.image_size // config.patch_size} patches a side"
-    if not 0 <= config.warmup_steps < config.steps:
-        yield f"--warmup-steps {config.warmup_steps} must be below --steps {config.steps}"
-    if not any(asdict(config.weights).values()):
-        yield "every loss has weight 0; there is nothing to train"
-    if config.corpus == "emoji":
-        for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
-            if not list(Path(config.data).glob(needed)):
-                yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
-    for flag in ("vocab", "codebook"):
-        if getattr(config, flag) and not Path(getattr(config, flag)).exists():
-            yield f"--{flag} {getattr(config, flag)} is not there"
-    if config.select and not config.measure_every:
-        yield f"--select {config.select!r} needs measurements; say by --measure-every how often"
-    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
-        yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
-    yield from _complaints_of_kinds(config)
-    asked, measures = config.corpus == "own", bool(config.measure_every)
-    yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
-
-
-def _complaints_of_kinds(config: Config) -> Iterator[str]:
-    heads = {"pair": ("mmm_image", "mmm_text", "itm", "contrastive"), "image": ("mim",), "text": ("mlm",)}
-    shares, weights = asdict(config.shares), asdict(config.weights)
-    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
-        yield f"the shares {shares} must be 0 or more and add up to 1"
-    for kind, losses in heads.items():
-        if shares[kind] and not any(weights[name] for name in losses):
-            yield f"--shares.{kind} is {shares[kind]}, but {' and '.join(losses)} have weight 0; set the share to 0 too"
 
 
 def _preset_of(words: Sequence[str]) -> str:
@@ -253,10 +212,11 @@ def shaping(config: Config) -> dict[str, Any]:
     Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
     """
     where, watched = (
-        ("folder", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
+        ("folder", "name", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
         ("log_every", "save_every", "measure_every", "debug", "keep", "peak_tflops", "wandb", "profile_at", "select"),
     )
     passing = (*where, *watched, "on_spike", "spike", "max_corrupt_fraction", "data", "own", "vocab", "codebook")
+    passing = (*passing, "init_image", "init_text")
     return {name: value for name, value in as_json(config).items() if name not in passing}
 
 

@@ -6,6 +6,7 @@ login node, so torch waits until the script starts.
 
 import sys
 from contextlib import ExitStack
+from functools import partial
 
 from torchx.specs import AppDef
 
@@ -52,7 +53,7 @@ def main(words: list[str]) -> None:
     from measure_own import measure_own
     from measure_scenes import measure_scenes
     from report import report
-    from start import export, keep_order, start
+    from start import export, keep_order, leave, start
     from watch import Watch
 
     from torchflava.data.mixture import Mixture
@@ -60,18 +61,23 @@ def main(words: list[str]) -> None:
     from torchflava.training import (
         Checkpoints,
         Meter,
+        StopSignals,
         attention_kernels,
         clip_gradients,
         peak_flops,
         session,
         set_learning_rate,
         warmup_cosine,
+        warmup_linear,
     )
 
-    num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + config.max_length
+    longest = max(config.max_length, config.text_length)
+    num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + longest
+    kernels = partial(attention_kernels, precision=config.precision, num_tokens=num_tokens)
     with (
         session(config.seed, config.device) as run,
-        attention_kernels(run.device, config.precision, num_tokens),
+        kernels(run.device),
+        StopSignals() as stop,
         ExitStack() as at_the_end,
     ):
         folder, corpus, model, optimizer, scaler, done = started = start(config, run)
@@ -96,7 +102,8 @@ def main(words: list[str]) -> None:
             scaler.unscale(optimizer)
             norm = clip_gradients(model, config.clip)
             fine = watch.looked(planned, means, norm)
-            lr = warmup_cosine(planned.step, steps=config.steps, warmup_steps=config.warmup_steps, lr=config.lr)
+            schedule = warmup_cosine if config.schedule == "cosine" else warmup_linear
+            lr = schedule(planned.step, steps=config.steps, warmup_steps=config.warmup_steps, lr=config.lr)
             set_learning_rate(optimizer, lr)
             taken = scaler.step(optimizer, wanted=planned.step + 1 not in watch.left_out)
             optimizer.zero_grad()
@@ -106,7 +113,8 @@ def main(words: list[str]) -> None:
             flops = step_flops(model, planned.batch, world_size=run.world_size)
             told = {"samples": config.batch_size, "waited": watch.waited, "lr": lr, "flops": flops, "fine": fine}
             meter.add(planned.kind, means, norm=norm if taken else None, **told)
-            if watch.went_back(step):
+            stopping = stop.asked(step)
+            if watch.went_back(step, leaving=stopping):
                 continue
             meter.step(step, watch.readings)
             best = False
@@ -115,8 +123,10 @@ def main(words: list[str]) -> None:
                     readings = measure(measured)[0]
                 meter.write(step, {f"measured/{r.name}": r.value for r in readings})
                 best = selection.better(readings)
-            if best or step % config.save_every == 0 or step == config.steps:
+            if best or step % config.save_every == 0 or step == config.steps or stopping:
                 checkpoints.save(step, model, optimizer, state=watch.state() | selection.state(), best=best)
+            if stopping:
+                leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {folder}")
         checkpoints.wait()
         selection.settle(model)
         export(model, folder, run)

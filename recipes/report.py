@@ -23,10 +23,9 @@ def report(config: Config, readings: Sequence[Reading], shown: Sequence[Any], fo
     measured = {r.name: {"value": r.value, "chance": r.chance} for r in readings}
     (folder / "result.json").write_text(json.dumps({"readings": measured, "config": shaping(config)}, indent=1))
     picture(readings, shown, folder)
-    print(
-        f"\n{text}\n\nIn {folder}: picture.png, model.safetensors, vocab.txt, codebook.safetensors, log, checkpoints.",
-        flush=True,
-    )
+    files = ("picture.png", "model.safetensors", "vocab.txt", "codebook.safetensors", "log.jsonl")
+    there = ", ".join(name for name in files if (folder / name).exists())
+    print(f"\n{text}\n\nIn {folder}: {there}, checkpoints.", flush=True)
 
 
 def picture(readings: Sequence[Reading], shown: Sequence[Any], folder: Path) -> None:

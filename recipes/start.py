@@ -2,24 +2,40 @@
 
 import json
 import os
-import time
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from corpora import Corpus, open_corpus, save_corpus
+from folders import check_space, find_folder
 from presets import Config, as_json, shaping
+from torch import Tensor
 
 from torchflava.data.mixture import Mixture
+from torchflava.encoders import ImageEncoder, beit_image_encoder
 from torchflava.files import save_tensors
-from torchflava.models import SIZES, VERBS, FlavaForPreTraining, flava_for_pretraining, flava_model, metadata_of
+from torchflava.models import (
+    SIZES,
+    VERBS,
+    FlavaForPreTraining,
+    first_weights,
+    flava_for_pretraining,
+    flava_model,
+    metadata_of,
+)
 from torchflava.training import (
+    REQUEUE,
+    Checkpoints,
+    Meter,
     Run,
     Scaler,
+    StopSignals,
     adamw,
     compile_units,
     full_weights,
-    last_checkpoint,
+    give_weights,
     load_checkpoint,
     mesh_of,
     recompute,
@@ -41,17 +57,19 @@ class Started(NamedTuple):
 
 def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
-    folder = Path(run.agree(config.resume or _new_folder(config)))
+    folder, last = run.agree(find_folder(config) if run.leads else None)
+    config = replace(config, resume=str(folder) if last else "")
     corpus = open_corpus(config)
     model = _sharded(config, run, corpus)
-    corpus.codebook.to(run.device)
-    optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas)
+    if corpus.codebook is not None:
+        corpus.codebook.to(run.device)
+    optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas, eps=config.eps)
     scaler = Scaler(config.precision, run.device)
     done = 0
-    if config.resume:
-        found = last_checkpoint(folder)
-        assert found is not None, "presets.parse lets no folder without a checkpoint through"
-        state = load_checkpoint(found, model, optimizer, config=shaping(config))
+    if run.leads:
+        check_space(folder, model)
+    if last:
+        state = load_checkpoint(last, model, optimizer, config=shaping(config))
         done = state["step"]
         scaler.load(state["scaler"])
     elif run.leads:
@@ -67,14 +85,17 @@ def start(config: Config, run: Run) -> Started:
 def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
     """The model on all ranks; built without memory, which its parts get as they are drawn and sharded one by one."""
     with torch.device("meta"):
-        model = build(config, corpus.tokenizer.vocab_size, corpus.codebook.num_codes)
+        num_codes = config.num_codes if corpus.codebook is None else corpus.codebook.num_codes
+        model = build(config, corpus.tokenizer.vocab_size, num_codes)
     if config.recompute:
         recompute(model.units())
     if config.compiled:
         compile_units(model.units())
+    first = {} if config.resume else first_of(config, model, say=run.leads)
     mesh = mesh_of(run.device, config.spread, per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     whole = [] if model.contrastive is None else [model.contrastive]
     shard(model, mesh, precision=config.precision, verbs=VERBS, whole=whole, offload=config.offload, seed=config.seed)
+    give_weights(model, first)
     return model
 
 
@@ -82,12 +103,44 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
     """The model that `config` describes; a loss of weight 0 has no head."""
     if config.model not in SIZES:
         raise SystemExit(f"no model is called {config.model!r}; there are {', '.join(SIZES)}")
-    flava = flava_model(config.model, image_size=config.image_size, patch_size=config.patch_size, vocab_size=vocab_size)
+    if config.image_encoder == "beit":
+        flava = flava_model(config.model, image=_beit(config), vocab_size=vocab_size)
+    else:
+        flava = flava_model(
+            config.model, image_size=config.image_size, patch_size=config.patch_size, vocab_size=vocab_size
+        )
     model = flava_for_pretraining(flava, num_codes=num_codes, gradients=config.gradients, itm_input=config.itm_input)
     for name, weight in vars(config.weights).items():
         if weight == 0:
             setattr(model, name, None)
     return model
+
+
+def _beit(config: Config) -> ImageEncoder:
+    size, side = SIZES[config.model], {"image_size": config.image_size, "patch_size": config.patch_size}
+    return beit_image_encoder(width=size.width, depth=size.depth, num_heads=size.num_heads, hidden=size.hidden, **side)
+
+
+def first_of(config: Config, model: FlavaForPreTraining, *, say: bool) -> dict[str, Tensor]:
+    """The weights that `--init-image` and `--init-text` name, by the model's names; all others are drawn.
+
+    Args:
+        config: names the files.
+        model: to put them into, with shapes and no memory.
+        say: print where they come from.
+
+    Raises:
+        ValueError: for a file that is not of this model, naming the tensors.
+    """
+    state: dict[str, Tensor] = {}
+    for name, path in (("image_encoder", config.init_image), ("text_encoder", config.init_text)):
+        if path:
+            first = first_weights(path, model.flava.get_submodule(name), name)
+            state |= {f"flava.{name}.{key}": tensor for key, tensor in first.state.items()}
+            made = "".join(f"; {key}: {reason}" for key, reason in first.made.items())
+            if say:
+                print(f"{name} from {path}, {first.layout}: {len(first.state)} tensors{made}", flush=True)
+    return state
 
 
 def keep_order(mixture: Mixture, folder: Path, run: Run, done: int) -> None:
@@ -121,11 +174,15 @@ def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:
         save_tensors(folder / "model.safetensors", weights, metadata_of(model))
 
 
-def _new_folder(config: Config) -> str:
-    return str(Path(config.folder) / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.preset}")
+def leave(checkpoints: Checkpoints, meter: Meter, stop: StopSignals, words: str) -> NoReturn:
+    """End a run that was asked to stop, once its checkpoint is whole, so that schedulers start it again. For every rank."""
+    checkpoints.wait()
+    stop.meet()
+    if meter.folder is not None:
+        print(words, flush=True)
+    sys.exit(REQUEUE)
 
 
 def _open_folder(folder: Path, config: Config, corpus: Corpus) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
     save_corpus(corpus, folder)

@@ -403,6 +403,17 @@ def test_batches_are_pinned_only_where_cuda_is_in_use(monkeypatch: pytest.Monkey
         assert ahead_module._loader(int, 3, 0).pin_memory == used
 
 
+def test_an_error_of_the_loader_is_a_lost_worker_only_where_there_are_some() -> None:
+    def broken() -> Iterator[int]:
+        raise RuntimeError("no pinned memory is left")
+        yield 0
+
+    with pytest.raises(RuntimeError, match=r"^no pinned memory is left"):
+        ahead_module._next(broken(), 0)
+    with pytest.raises(RuntimeError, match=r"^a worker process was lost .*no pinned memory is left"):
+        ahead_module._next(broken(), 2)
+
+
 def test_workers_are_not_forked_from_this_process() -> None:
     assert ahead_module._loader(int, 3, 2).multiprocessing_context.get_start_method() == "forkserver"
 

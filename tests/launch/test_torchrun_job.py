@@ -29,9 +29,10 @@ NASTY = [
     "--",
 ]
 STAND_IN = """#!{python}
-import json, os, sys
+import json, os, signal, sys
 names = ("OMP_NUM_THREADS", "A", "B")
-print(json.dumps({{"argv": sys.argv[1:], **{{n: os.environ.get(n) for n in names}}}}))
+deaf = signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+print(json.dumps({{"argv": sys.argv[1:], "deaf": deaf, **{{n: os.environ.get(n) for n in names}}}}))
 """
 
 
@@ -66,6 +67,7 @@ def test_arguments_reach_the_script_letter_for_letter(script: str, tmp_path: Pat
     assert own == NASTY
     assert torchrun[:2] == ["-m", "torch.distributed.run"]
     assert torchrun[-1] == script
+    assert told["deaf"]  # to SIGUSR1, which would end torchrun before its workers have saved
 
 
 @pytest.mark.parametrize(("nodes", "endpoint"), [(1, "localhost:0"), (3, "first:29511")])
@@ -126,7 +128,7 @@ def test_what_the_scheduler_is_asked_for(script: str) -> None:
 def test_an_image_has_its_own_python_and_files() -> None:
     (role,) = torchrun_job("only/in/the/image.py", [], Nodes(), image="registry/flava:1").roles
     assert role.image == "registry/flava:1"
-    assert role.args[1].startswith("exec python -m torch.distributed.run ")
+    assert role.args[1].startswith("trap '' USR1; exec python -m torch.distributed.run ")
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_an_imagenet_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--limit is 0"):
         imagenet.main(imagenet.Config(train, tmp_path / "x", Options(limit=0)))
     imagenet.main(imagenet.Config(train, tmp_path / "out", ONE))
-    for train_, options in ((train, Options(limit=3)), (imagenet_tar(train, tmp_path / "train.tar"), ONE)):
+    limited = Options(shard_size=3, workers=1, limit=3)
+    for train_, options in ((train, limited), (imagenet_tar(train, tmp_path / "train.tar"), ONE)):
         with pytest.raises(ValueError, match="choose another --out"):
             imagenet.main(imagenet.Config(train_, tmp_path / "out", options))
 
@@ -203,12 +204,17 @@ def test_images_of_the_genome_in_one_folder_and_what_has_no_number(tmp_path: Pat
 
 
 def test_a_limit_reads_no_further_and_other_folders_are_refused(tmp_path: Path) -> None:
-    regions = genome_folder(tmp_path)
-    regions.write_bytes(regions.read_bytes()[:400])  # damaged behind the first image
-    limited = Options(shard_size=3, workers=1, limit=1)
+    whole = genome_folder(tmp_path).read_bytes()
+    (regions := tmp_path / "region_descriptions.json").write_bytes(whole[:400])  # damaged behind the first image
+    limited = Options(shard_size=100, workers=1, limit=1)
     visual_genome.main(visual_genome.Config(regions, tmp_path, tmp_path / "out", limited))
     with pytest.raises(ValueError, match="choose another --out"):
         visual_genome.main(visual_genome.Config(regions, tmp_path / "VG_100K", tmp_path / "out", limited))
+    regions.write_bytes(whole)
+    with pytest.raises(ValueError, match="choose another --out"):
+        visual_genome.main(
+            visual_genome.Config(regions, tmp_path, tmp_path / "out", Options(shard_size=100, workers=1, limit=2))
+        )
 
 
 # BookCorpus

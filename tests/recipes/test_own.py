@@ -63,6 +63,23 @@ def test_a_run_on_own_data_is_measured_on_what_was_held_out(done: Path) -> None:
     assert kept["text"]["name"] == "news texts"
 
 
+@pytest.mark.parametrize(("kind", "held_out"), [("text", False), ("text", True), ("image", True)])
+def test_one_kind_alone(own: Path, done: Path, tmp_path: Path, kind: str, held_out: bool) -> None:
+    """Texts need no codebook; what is measured is what was trained."""
+    place = {"text": f"{own}/news.txt", "image": f"{own}/imagenet"}[kind]
+    arguments = ["--preset", "tiny", "--corpus", "own", f"--{kind}s", place, "--folder", str(tmp_path)]
+    for other in ("pair", "image", "text"):
+        arguments += [f"--shares.{other}", str(float(other == kind))]
+    arguments += ["--vocab", str(done / "vocab.txt")] if kind == "image" else []
+    pretrain.main([*arguments, *(["--held-out", f"{own}/valid"] if held_out else [])])
+    (run,) = tmp_path.iterdir()
+    told = set(json.loads((run / "result.json").read_text())["readings"])
+    loss = {"text": {"mlm loss"}, "image": {"mim loss"}}[kind] if held_out else set()
+    assert told == loss | ({"codes used"} if kind == "image" else set())
+    assert (run / "codebook.safetensors").exists() == (kind == "image")
+    pretrain.main([*arguments, "--resume", str(run)])
+
+
 def test_a_run_goes_on_though_its_data_was_moved(own: Path, done: Path, tmp_path: Path) -> None:
     """Five steps, and two and three with the folder elsewhere, give the same log."""
     arguments = [*words(own), "--save-every", "2", "--codes", "online"]

@@ -162,7 +162,7 @@ def test_a_run_whose_order_was_lost_says_what_to_do(data: bytes | None, tmp_path
     ("words", "said"),
     [
         (["--stepz", "3"], "--steps"),
-        (["--preset", "nosuch"], "no preset is called 'nosuch'; there are scenes, emoji, tiny"),
+        (["--preset", "nosuch"], "no preset is called 'nosuch'; there are scenes, emoji, tiny, text_stage1"),
         (["--model", "huge"], "no model is called 'huge'; there are tiny"),
         (
             ["--corpus", "emoji", "--data", "/nowhere"],

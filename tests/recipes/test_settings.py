@@ -20,6 +20,7 @@ CHANGED = {
     "patch_size": "16",
     "vocab_size": "200",
     "max_length": "8",
+    "text_length": "8",
     "num_codes": "16",
     "code_size": "16",
     "batch_size": "4",
@@ -27,6 +28,9 @@ CHANGED = {
     "weight_decay": "0.9",
     "warmup_steps": "1",
     "clip": "0.1",
+    "eps": "0.1",
+    "schedule": "linear",
+    "image_encoder": "beit",
     "betas": "0.5 0.98",
     "mismatch_rate": "0.9",
     "mask_rate": "0.9",
@@ -40,6 +44,9 @@ CHANGED = {
 ELSEWHERE = {
     "steps": "its number is in every log: test_pretrain",
     "preset": "chooses where the others start: test_pretrain",
+    "twin": "shrinks the others: test_presets",
+    "init_image": "test_init",
+    "init_text": "test_init",
     "corpus": "test_pretrain trains on two, test_own on the third",
     "own": "test_own",
     "vocab": "test_own",
@@ -67,6 +74,7 @@ ELSEWHERE = {
     "wandb": "who is told: test_watching, tests/training/test_meter",
     "profile_at": "what is recorded: test_watching",
     "folder": "where: test_pretrain",
+    "name": "where, and from where on: test_named_runs",
     "resume": "test_pretrain",
 }
 

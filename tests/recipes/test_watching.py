@@ -1,7 +1,9 @@
 """A run in which one batch gives no numbers: it stops, leaves the step out, or goes back, and says whose samples they were."""
 
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +98,22 @@ def test_a_run_that_leaves_the_step_out_goes_on(
     assert "left out" in capsys.readouterr().out
     state = json.loads(of_run(tmp_path, "step-00000010/state.json").read_text())
     assert state["watched"]["left_out"] == [7]
+
+
+def test_a_run_that_is_told_to_leave_looks_before_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = poisoned(gradients.gradients_of), []
+
+    def left(*given: Any, **options: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        if len(calls) == BAD:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given, **options)
+
+    monkeypatch.setattr(gradients, "gradients_of", left)
+    with pytest.raises(FloatingPointError, match="was nan at step 7"):
+        run(tmp_path, "--log-every", "10", "--save-every", "10")
+    assert len(calls) == BAD
+    assert not list(tmp_path.glob("*/step-*"))
 
 
 def without(step: int) -> Callable[..., bool]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchflava.models import flava_for_pretraining, flava_model
-from torchflava.training import adamw, clip_gradients, set_learning_rate, warmup_cosine
+from torchflava.training import adamw, clip_gradients, set_learning_rate, warmup_cosine, warmup_linear
 
 
 def test_matrices_decay_and_vectors_positions_tokens_and_temperature_do_not() -> None:
@@ -49,6 +49,25 @@ def test_the_papers_schedule_at_chosen_steps() -> None:
     assert at(80_000) == pytest.approx(5e-4)
     assert at(150_000) == pytest.approx(0.0, abs=1e-12)
     assert at(45_000) == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_robertas_schedule_at_chosen_steps() -> None:
+    at = lambda step: warmup_linear(step, steps=125_000, warmup_steps=10_000, lr=5e-4)  # noqa: E731
+    assert at(0) == pytest.approx(5e-8)
+    assert at(9_999) == pytest.approx(5e-4)
+    assert at(10_000) == pytest.approx(5e-4)
+    assert at(67_500) == pytest.approx(2.5e-4)
+    assert at(96_250) == pytest.approx(1.25e-4)
+    assert at(125_000) == at(126_000) == 0.0
+    with pytest.raises(ValueError, match="must be below steps"):
+        warmup_linear(0, steps=5, warmup_steps=5, lr=1.0)
+
+
+def test_a_norm_of_0_clips_nothing() -> None:
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.tensor([[3.0, 4.0]])
+    assert float(clip_gradients(model, 0.0)) == pytest.approx(5.0)
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[3.0, 4.0]]), rtol=0, atol=0)
 
 
 @given(steps=st.integers(2, 500), warmup=st.integers(0, 499), final=st.floats(0, 0.5))

@@ -70,10 +70,10 @@ class Evaluation:
     A global batch holds samples that follow one another, rank 0's first: gathered in the order of the ranks, the batches are
     the source in order. The last is padded. So every rank calls a sharded model equally often.
 
-    A sample that cannot be read keeps its place, is listed in `unread`, and never stops the loop or gives way to another. What
-    it counts for is the caller's choice. As a wrong answer, (right & read).sum() / (indices >= 0).sum(): the set stays the
-    same for every model and machine, and no disk error makes a model look better; the published numbers are of this kind.
-    Left out, (right & read).sum() / read.sum(): for images that their owners took off the web; say then how many were left.
+    A sample that cannot be read keeps its place and is listed in `unread`; it does not stop the loop, and no other counts in
+    its stead. What it counts for is the caller's choice. As a wrong answer, (right & read).sum() / (indices >= 0).sum() over
+    all batches and ranks: the set stays the same for every model and machine, and a bad disk makes no model look better; this
+    is what a number beside published ones needs. Left out, (right & read).sum() / read.sum(): say then of how many.
 
     Args:
         samples: the set; a row's generator depends on its sample alone, so that every pass is the same.

@@ -1,7 +1,7 @@
 """One modality in, `Encoded` out; or two modalities' states in, `Fused` out."""
 
 from torchflava.encoders.fusion import FusionEncoder, flava_fusion_encoder
-from torchflava.encoders.image import ImageEncoder, flava_image_encoder
+from torchflava.encoders.image import ImageEncoder, beit_image_encoder, flava_image_encoder
 from torchflava.encoders.states import Encoded, Fused, FusionPart, ImagePart, TextPart
 from torchflava.encoders.text import TextEncoder, flava_text_encoder, keep_tokens
 
@@ -14,6 +14,7 @@ __all__ = [
     "ImagePart",
     "TextEncoder",
     "TextPart",
+    "beit_image_encoder",
     "flava_fusion_encoder",
     "flava_image_encoder",
     "flava_text_encoder",

@@ -6,7 +6,7 @@ Letters: B batch, S side in pixels, N patches, D width.
 from torch import Tensor, nn
 
 from torchflava.encoders.states import Encoded
-from torchflava.layers import LayerNorm, PatchEmbedding, transformer
+from torchflava.layers import LayerNorm, PatchEmbedding, RelativeAttention, beit_transformer, transformer
 
 
 class ImageEncoder(nn.Module):
@@ -35,6 +35,9 @@ class ImageEncoder(nn.Module):
     def resize(self, image_size: int) -> None:
         """Resize the learned positions, for good, to images of another size."""
         self.embed.resize(image_size)
+        for part in self.trunk.modules():
+            if isinstance(part, RelativeAttention):
+                part.resize(image_size // self.embed.patch_size)
 
     def units(self) -> list[nn.Module]:
         """The parts to shard one by one."""
@@ -55,13 +58,36 @@ def flava_image_encoder(
     image_size: int = 224,
     patch_size: int = 16,
     interpolate: bool = False,
+    eps: float = 1e-12,
 ) -> ImageEncoder:
     """ViT-B/16 at 224 px, unless told otherwise; `hidden` is the width inside the MLP, 4 * width by default.
 
-    `interpolate` lets images of another size through, with positions resized on the fly.
+    `interpolate` lets images of another size through, with positions resized on the fly; `eps` is that of the layer norms, 1e-6
+    in DINO and timm.
     """
     return ImageEncoder(
         embed=PatchEmbedding(width, image_size, patch_size, interpolate=interpolate),
-        trunk=transformer(width, depth, num_heads, hidden=hidden),
-        norm=LayerNorm(width),
+        trunk=transformer(width, depth, num_heads, hidden=hidden, eps=eps),
+        norm=LayerNorm(width, eps),
+    )
+
+
+def beit_image_encoder(
+    *,
+    width: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
+    hidden: int | None = None,
+    image_size: int = 224,
+    patch_size: int = 16,
+    eps: float = 1e-12,
+) -> ImageEncoder:
+    """The same of BEiT's blocks, which add a learned bias by relative position to attention and scale their branches.
+
+    It has absolute positions too, as FLAVA's; from BEiT's weights, which have none, they begin at 0.
+    """
+    return ImageEncoder(
+        embed=PatchEmbedding(width, image_size, patch_size),
+        trunk=beit_transformer(width, depth, num_heads, side=image_size // patch_size, hidden=hidden, eps=eps),
+        norm=LayerNorm(width, eps),
     )

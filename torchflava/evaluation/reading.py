@@ -14,8 +14,8 @@ class Reading(NamedTuple):
 
 
 def table(readings: Sequence[Reading]) -> str:
-    """The readings as a Markdown table."""
-    width = max(len("what"), *(len(r.name) for r in readings))
+    """The readings as a Markdown table; without any, its head alone."""
+    width = max([len("what"), *(len(r.name) for r in readings)])
     lines = [f"| {'what':{width}} | reached | chance |", f"|{'-' * (width + 2)}|--------:|-------:|"]
     lines += [f"| {r.name:{width}} | {r.value:7.3f} | {r.chance:6.3f} |" for r in readings]
     return "\n".join(lines)

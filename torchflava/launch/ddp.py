@@ -74,7 +74,8 @@ def torchrun_job(
         *(_literal(word) for word in (script, *args)),
     ]
     # `exec`, so that the scheduler's signals reach torchrun itself; one stream, so that lines keep their order
-    line = "; ".join([*_exports(env), *_threads(procs, nodes.cpus), f"exec {' '.join(command)} 1>&2"])
+    # SIGUSR1 would end torchrun; ignored there, it is left to the workers, who save and leave (docs/running.md)
+    line = "; ".join([*_exports(env), *_threads(procs, nodes.cpus), "trap '' USR1", f"exec {' '.join(command)} 1>&2"])
     role = Role(
         name=_letters(script),
         image=image,

@@ -1,5 +1,6 @@
 """Tensors in, tensors out: no modality, no label."""
 
+from torchflava.layers.beit import RelativeAttention, ScaledBlock, beit_transformer, resize_relative
 from torchflava.layers.embedding import PatchEmbedding, TokenEmbedding, resize_positions
 from torchflava.layers.init import init_weights
 from torchflava.layers.norm import LayerNorm
@@ -12,10 +13,14 @@ __all__ = [
     "LayerNorm",
     "Mlp",
     "PatchEmbedding",
+    "RelativeAttention",
+    "ScaledBlock",
     "TokenEmbedding",
     "Transformer",
+    "beit_transformer",
     "init_weights",
     "resize_positions",
+    "resize_relative",
     "take_rows",
     "transformer",
 ]

@@ -13,7 +13,16 @@ from torch.overrides import TorchFunctionMode
 
 from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder
 from torchflava.heads import MaskedPredictionHead, MatchHead, MlpClassifier
-from torchflava.layers import Attention, LayerNorm, PatchEmbedding, TokenEmbedding, Transformer, transformer
+from torchflava.layers import (
+    Attention,
+    LayerNorm,
+    PatchEmbedding,
+    RelativeAttention,
+    TokenEmbedding,
+    Transformer,
+    beit_transformer,
+    transformer,
+)
 from torchflava.losses import ContrastiveLoss
 from torchflava.models.classification import FlavaForClassification
 from torchflava.models.flava import Flava
@@ -86,7 +95,7 @@ def settings_of(model: Whole) -> Settings:
 
 def _num_heads(trunk: nn.Module) -> int:
     attention = trunk.blocks[0].attention if isinstance(trunk, Transformer) else None
-    if not isinstance(attention, Attention):
+    if not isinstance(attention, Attention | RelativeAttention):
         raise ValueError(f"a {type(trunk).__name__} with {type(attention).__name__} is another's trunk; {_YOURSELF}")
     return attention.num_heads
 
@@ -147,13 +156,17 @@ def _flava(state: State, settings: Settings) -> Flava:
     prefix = _prefix(state)
     image, text, fusion = tower_sizes(state)
     trunks = [_trunk(*x) for x in zip((image, text, fusion), settings.num_heads, settings.eps, strict=True)]
+    patches = _patch_embedding(state, f"{prefix}image_encoder.embed.", settings.interpolate)
+    if f"{prefix}image_encoder.trunk.blocks.0.attention_scale" in state:
+        side, heads = patches.image_size // patches.patch_size, settings.num_heads[0]
+        hidden, eps = image.hidden, settings.eps[0]
+        trunks[0] = beit_transformer(image.width, image.depth, heads, side=side, hidden=hidden, eps=eps)
     norms = [LayerNorm(size.width, eps) for size, eps in zip((image, text, fusion), settings.eps, strict=True)]
     vocab_size, _ = _shape(state, f"{prefix}text_encoder.embed.words.weight", 2)
     max_length, _ = _shape(state, f"{prefix}text_encoder.embed.positions.weight", 2)
     num_segments, _ = _shape(state, f"{prefix}text_encoder.embed.segments.weight", 2)
     embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
     embed = TokenEmbedding(vocab_size, text.width, max_length, num_segments=num_segments, eps=settings.eps[1])
-    patches = _patch_embedding(state, f"{prefix}image_encoder.embed.", settings.interpolate)
     in_text, in_fusion = settings.attend_to_padding
     return Flava(
         ImageEncoder(patches, trunks[0], norms[0]),

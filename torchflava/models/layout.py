@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCK = re.compile(r"(.*\.(?:blocks|layer)\.)([0-9]{1,4})(\..*)")
+_BLOCK = re.compile(r"((?:.*\.)?(?:blocks|layers?)\.)([0-9]{1,4})(\..*)")
 
 
 class Row(NamedTuple):

@@ -82,7 +82,7 @@ def load_pretrained(
     layout = recognise(LAYOUTS, tensors)
     state, unused = to_ours(layout, tensors)
     towers = tower_sizes(state)
-    settings, ignored = _settings(path, layout, towers)
+    settings, ignored = settings_in(path, layout, towers)
     if num_heads is not None:
         settings = settings._replace(num_heads=_triple(num_heads))
     if attend_to_padding is not None:
@@ -126,7 +126,8 @@ def _triple(num_heads: int | tuple[int, int, int]) -> tuple[int, int, int]:
     return triple
 
 
-def _settings(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, dict[str, str]]:
+def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, dict[str, str]]:
+    """What a file, or the config beside it, says beyond its tensors; and what of it has no counterpart here."""
     if layout in layouts_own.LAYOUTS:
         file = path / "model.safetensors" if path.is_dir() else path
         in_file = file.suffix == ".safetensors" and file.is_file()

@@ -3,16 +3,18 @@
 from torchflava.training.accumulate import Across, accumulate
 from torchflava.training.checkpoint import Checkpoints, best_checkpoint, full_weights, last_checkpoint, load_checkpoint
 from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
-from torchflava.training.initialise import initialise
+from torchflava.training.initialise import give_weights, initialise
 from torchflava.training.machine import peak_flops
 from torchflava.training.meter import TIMED, Meter
-from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine
+from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine, warmup_linear
 from torchflava.training.precision import Scaler
 from torchflava.training.profile import Profile
 from torchflava.training.run import Run, attention_kernels, session
+from torchflava.training.signals import REQUEUE, StopSignals
 from torchflava.training.spikes import Spike, Spikes, drop_gradients
 
 __all__ = [
+    "REQUEUE",
     "TIMED",
     "Across",
     "Checkpoints",
@@ -22,6 +24,7 @@ __all__ = [
     "Scaler",
     "Spike",
     "Spikes",
+    "StopSignals",
     "accumulate",
     "adamw",
     "attention_kernels",
@@ -30,6 +33,7 @@ __all__ = [
     "compile_units",
     "drop_gradients",
     "full_weights",
+    "give_weights",
     "initialise",
     "last_checkpoint",
     "load_checkpoint",
@@ -40,4 +44,5 @@ __all__ = [
     "set_learning_rate",
     "shard",
     "warmup_cosine",
+    "warmup_linear",
 ]

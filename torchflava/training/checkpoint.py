@@ -110,13 +110,13 @@ class Checkpoints:
             self._forget()
 
     def _forget(self) -> None:
-        """Delete what need not be kept."""
-        whole = _whole(self.folder)
-        best = _best(self.folder)
-        for path in whole[: -self.keep]:
+        """Delete what need not be kept, and halves that a killed save left."""
+        whole, best = _whole(self.folder), _best(self.folder)
+        for path in self.folder.glob("step-*"):
             step = int(path.name.partition("-")[2])
-            if step != best and not (self.keep_every and step % self.keep_every == 0):
-                (path / "state.json").unlink()
+            wanted = step == best or (self.keep_every and step % self.keep_every == 0)
+            if path.name < whole[-self.keep :][0].name and not (wanted and path in whole):
+                (path / "state.json").unlink(missing_ok=True)
                 shutil.rmtree(path)
 
 

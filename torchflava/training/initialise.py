@@ -2,12 +2,13 @@
 however many ranks, and for a model that was built on the meta device because it fits into no one's memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 
 
@@ -35,6 +36,21 @@ def initialise(model: nn.Module, seed: int, *, prefix: str = "", device: torch.d
         for module, name in _drawing(model, prefix):
             torch.manual_seed(_key(seed, name))
             module.reset_parameters()
+
+
+def give_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put whole tensors in place of a model's weights, by name; the others stay. Called on every rank with the same tensors.
+
+    Args:
+        model: may be sharded, and in main memory.
+        state: some of its weights.
+
+    Raises:
+        ValueError: for names that the model does not have.
+    """
+    if unknown := state.keys() - dict(model.named_parameters()).keys():
+        raise ValueError(f"the model has no {', '.join(sorted(unknown)[:5])} ({len(unknown)} in all)")
+    set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, strict=False))
 
 
 def _drawing(model: nn.Module, prefix: str) -> Iterator[tuple[Any, str]]:

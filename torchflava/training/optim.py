@@ -42,6 +42,19 @@ def warmup_cosine(step: int, *, steps: int, warmup_steps: int, lr: float, final_
     return final_lr + (lr - final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def warmup_linear(step: int, *, steps: int, warmup_steps: int, lr: float, final_lr: float = 0.0) -> float:
+    """As `warmup_cosine`, but a line from `lr` to `final_lr`, as RoBERTa's (Liu et al. 2019, §2.4).
+
+    Raises:
+        ValueError: if the warm-up is longer than the run.
+    """
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"warmup_steps {warmup_steps} must be below steps {steps}")
+    if step < warmup_steps:
+        return lr * (step + 1) / warmup_steps
+    return final_lr + (lr - final_lr) * max(0.0, (steps - step) / (steps - warmup_steps))
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set `lr` in every group."""
     for group in optimizer.param_groups:
@@ -49,6 +62,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale the gradients down to a global norm of `max_norm` over all ranks; returns the norm before, on the device."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    """Scale the gradients down to a global norm of `max_norm` over all ranks; returns the norm before, on the device.
+
+    A `max_norm` of 0 leaves them as they are.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm or math.inf)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -28,14 +28,14 @@ class Records:
         self._open(start)
 
     def _open(self, start: int) -> None:
-        self._events = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
-        _forget_after(self.folder / "log.jsonl", start, self.steps)
-        self._log = (self.folder / "log.jsonl").open("a")
+        self._events = SummaryWriter(str(self.folder), purge_step=start + 1)
+        self._log = self.folder / "log.jsonl"
+        _forget_after(self._log, start, self.steps)
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
         """The record of `step`."""
-        self._log.write(json.dumps({"step": step, **record}) + "\n")
-        self._log.flush()
+        with self._log.open("a") as log:
+            log.write(json.dumps({"step": step, **record}) + "\n")
         for name, value in record.items():
             self._events.add_scalar(name, value, step)
         if self._wandb is not None:
@@ -43,14 +43,12 @@ class Records:
 
     def rewind(self, step: int) -> None:
         """Drop what was written after `step`. Weights & Biases drops nothing: there, such steps have two points."""
-        self._log.close()
         self._events.close()
         self._open(step)
 
     def close(self) -> None:
         """Write out what is left."""
         self._events.close()
-        self._log.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -61,7 +59,9 @@ def _forget_after(log: Path, step: int, steps: int) -> None:
         lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
         # What was measured after the last step is measured anew even by a run that had nothing left to do.
         kept = [line for line in lines if json.loads(line)["step"] < step + ('"measured/' not in line or step < steps)]
-        log.write_text("".join(f"{line}\n" for line in kept))
+        part = log.with_name(f".{log.name}.part")
+        part.write_text("".join(f"{line}\n" for line in kept))
+        part.replace(log)  # at once: a run that is killed here has lost nothing
 
 
 def _open_wandb(project: str, folder: Path) -> Any:

@@ -1,0 +1,89 @@
+"""What cannot be, among the settings that are known to be so before anything is loaded."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from own import complaints_of_own
+from presets import Config
+
+_RANGES = (
+    ("mask_rate", 0, 1),
+    ("patch_mask_rate", 0, 1),
+    ("mismatch_rate", 0, 1),
+    ("max_length", 3, 513),
+    ("text_length", 0, 513),
+    ("num_codes", 2, 65537),
+    ("save_every", 1, math.inf),
+    ("keep", 1, math.inf),
+    ("measure_every", 0, math.inf),
+    ("max_corrupt_fraction", 0, 1.0001),
+    ("micro_batch", 0, math.inf),
+    ("spike", 0, math.inf),
+    ("peak_tflops", 0, math.inf),
+    ("profile_at", 0, math.inf),
+    ("lr", 1e-12, math.inf),
+    ("clip", 0, math.inf),
+    ("weight_decay", 0, math.inf),
+    ("eps", 0, math.inf),
+)
+"""Setting, least, and what it must stay below."""
+
+
+def complaints(config: Config) -> Iterator[str]:
+    """What cannot be, among the settings that are known to be so before anything is loaded."""
+    for name in ("image_size", "patch_size", "code_size", "steps", "batch_size", "threads", "log_every"):
+        if getattr(config, name) < 1:
+            yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
+    for name, least, below in _RANGES:
+        value = getattr(config, name)
+        if not least <= value < below:
+            yield f"--{name.replace('_', '-')} {value} must be at least {least} and below {below}"
+    if not all(0 <= weight < math.inf for weight in asdict(config.weights).values()):
+        yield f"the weights {asdict(config.weights)} must be numbers of 0 or more"
+    if config.image_size % config.patch_size:
+        yield f"--image-size {config.image_size} is no multiple of --patch-size {config.patch_size}"
+    if config.code_size % (config.image_size // config.patch_size):
+        yield f"--code-size {config.code_size} is no multiple of the {config.image_size // config.patch_size} patches a side"
+    if not 0 <= config.warmup_steps < config.steps:
+        yield f"--warmup-steps {config.warmup_steps} must be below --steps {config.steps}"
+    if 0 < config.text_length < 3:
+        yield f"--text-length {config.text_length} leaves no room for a word; give 3 or more, or 0 for --max-length"
+    if not any(asdict(config.weights).values()):
+        yield "every loss has weight 0; there is nothing to train"
+    if config.corpus == "emoji":
+        for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
+            if not list(Path(config.data).glob(needed)):
+                yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
+    for flag in ("vocab", "codebook", "init_image", "init_text"):
+        if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
+            yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
+    if config.select and not config.measure_every:
+        yield f"--select {config.select!r} needs measurements; say by --measure-every how often"
+    yield from _complaints_of_folders(config)
+    yield from _complaints_of_kinds(config)
+    asked, measures = config.corpus == "own", bool(config.measure_every)
+    yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
+
+
+def _complaints_of_folders(config: Config) -> Iterator[str]:
+    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
+        yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
+    if config.resume and config.name:
+        yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
+    if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
+        yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
+    folder = Path(config.folder) / config.name
+    if config.name and folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
+        yield f"{folder} is there and is no run's folder, for it has no config.json; choose another --name"
+
+
+def _complaints_of_kinds(config: Config) -> Iterator[str]:
+    heads = {"pair": ("mmm_image", "mmm_text", "itm", "contrastive"), "image": ("mim",), "text": ("mlm",)}
+    shares, weights = asdict(config.shares), asdict(config.weights)
+    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        yield f"the shares {shares} must be 0 or more and add up to 1"
+    for kind, losses in heads.items():
+        if shares[kind] and not any(weights[name] for name in losses):
+            yield f"--shares.{kind} is {shares[kind]}, but {' and '.join(losses)} have weight 0; set the share to 0 too"

@@ -1,0 +1,48 @@
+"""A run's own folder: a new one, the one of its name, or the one to go on in; and whether it can hold what will be written."""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from presets import Config
+from torch import nn
+
+from torchflava.training import last_checkpoint
+
+_BYTES = 12  # of a weight in a checkpoint: itself and AdamW's two moments, in float32
+
+
+def find_folder(config: Config) -> tuple[Path, Path | None]:
+    """The run's folder, which is made, and the checkpoint to go on from, if there is one; the first rank tells the others.
+
+    Raises:
+        OSError: if nothing can be written there.
+    """
+    folder = Path(config.resume or Path(config.folder) / (config.name or _by_time(config)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written to ({error}); choose another place by --folder") from error
+    return folder, last_checkpoint(folder)
+
+
+def check_space(folder: Path, model: nn.Module) -> None:
+    """Refuse to train what could not be saved.
+
+    Raises:
+        OSError: if a checkpoint is larger than what the disk has left.
+    """
+    needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{folder} has {free / 1e9:.3g} GB left and a checkpoint takes {needed / 1e9:.3g} GB; make room, or choose another "
+            "place by --folder"
+        )
+
+
+def _by_time(config: Config) -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"

@@ -1,0 +1,95 @@
+"""Image encoders begun from timm's and transformers' weights: the same states on the same pixels, at random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from agree import assert_close
+from tiny import stirred
+from torch import Tensor, nn
+
+from torchflava.encoders import ImageEncoder, beit_image_encoder, flava_image_encoder
+from torchflava.files import save_tensors
+from torchflava.models import first_weights
+
+timm = pytest.importorskip("timm", reason="timm is not installed: pip install '.[parity]'")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[parity]'")
+
+SIZES = {"width": 24, "depth": 2, "num_heads": 2, "hidden": 48, "image_size": 32, "patch_size": 8}
+THEIRS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_ratio": 2}
+PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def begun(encoder: ImageEncoder, file: Path, *, made: set[str]) -> ImageEncoder:
+    """The encoder with the file's weights, everything else at values that would show."""
+    stirred(encoder)
+    first = first_weights(file, encoder, "image_encoder")
+    assert set(first.made) == made
+    missing = encoder.load_state_dict(first.state, strict=False).missing_keys
+    assert set(missing) == made - {"embed.positions"}  # which begin at 0 where there are none
+    return encoder.eval()
+
+
+def test_dinos_vit(tmp_path: Path) -> None:
+    theirs = stirred(timm.create_model("vit_base_patch16_224.dino", num_classes=0, **THEIRS)).eval()
+    torch.save(theirs.state_dict(), tmp_path / "dino_vitbase16_pretrain.pth")
+    ours = begun(
+        flava_image_encoder(**SIZES, eps=1e-6), tmp_path / "dino_vitbase16_pretrain.pth", made={"embed.mask_token"}
+    )
+    assert_close(ours(PIXELS).normed, theirs.forward_features(PIXELS), "the states")
+
+
+NORM = {"norm.weight", "norm.bias"}
+TABLES = {f"trunk.blocks.{i}.attention.positions" for i in range(2)}
+
+
+@pytest.mark.parametrize(
+    ("options", "made"),
+    [
+        ({}, {"embed.mask_token", "embed.positions"} | NORM),
+        ({"use_shared_rel_pos_bias": True, "use_rel_pos_bias": False}, {"embed.mask_token", "embed.positions"} | NORM),
+        ({"use_abs_pos_emb": True, "use_fc_norm": False, "global_pool": "token"}, {"embed.mask_token"}),
+    ],
+    ids=["as released", "one table for all blocks", "with positions and a last norm"],
+)
+def test_timms_beit(options: dict[str, Any], made: set[str], tmp_path: Path) -> None:
+    theirs = stirred(timm.create_model("beit_base_patch16_224", **THEIRS | options)).eval()
+    save_tensors(tmp_path / "model.safetensors", theirs.state_dict())
+    ours = begun(beit_image_encoder(**SIZES, eps=1e-6), tmp_path, made=made)
+    states = ours(PIXELS).hidden if made >= NORM else ours(PIXELS).normed
+    assert_close(states, theirs.forward_features(PIXELS), "the states")
+
+
+def beit(whole: str, **options: Any) -> nn.Module:
+    usual = {"use_mask_token": True, "use_relative_position_bias": True, "vocab_size": 16, "drop_path_rate": 0.0}
+    config = transformers.BeitConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8,
+        **usual | options,
+    )  # fmt: skip
+    return stirred(getattr(transformers, whole)(config)).eval()
+
+
+@pytest.mark.parametrize("where", ["in its files", "in memory"])
+@pytest.mark.parametrize(
+    ("whole", "options"),
+    [
+        ("BeitForMaskedImageModeling", {}),
+        ("BeitModel", {"use_mean_pooling": False}),
+        ("BeitModel", {"use_shared_relative_position_bias": True, "use_relative_position_bias": False}),
+        ("BeitModel", {"use_absolute_position_embeddings": True}),
+    ],
+)
+def test_transformers_beit(whole: str, options: dict[str, Any], where: str, tmp_path: Path) -> None:
+    theirs = beit(whole, **options)
+    if where == "in its files":
+        theirs.save_pretrained(tmp_path)
+    else:
+        save_tensors(tmp_path / "model.safetensors", theirs.state_dict())
+    made = set() if "use_absolute_position_embeddings" in options else {"embed.positions"}
+    made |= NORM if whole == "BeitModel" and options.get("use_mean_pooling", True) else set()
+    ours = begun(beit_image_encoder(**SIZES, eps=theirs.config.layer_norm_eps), tmp_path, made=made)
+    masked = torch.rand(3, 16, generator=torch.Generator().manual_seed(6)) < 0.4
+    inner = theirs.beit if whole == "BeitForMaskedImageModeling" else theirs
+    hidden: Tensor = inner(PIXELS, bool_masked_pos=masked, output_hidden_states=True).hidden_states[-1]
+    assert_close(ours(PIXELS, masked).hidden, hidden, "the states")

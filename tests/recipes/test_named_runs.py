@@ -1,0 +1,236 @@
+"""The same command goes on where it was stopped; what cannot go on is refused before the first step, nothing overwritten."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+
+import measure_scenes
+import pretrain
+import report
+from safetensors.torch import load_file
+
+from torchflava.evaluation import Reading
+from torchflava.training import Meter
+
+WORDS = ["--preset", "tiny", "--steps", "6", "--save-every", "2"]
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured at the end is tested elsewhere, and takes longer than these runs."""
+    monkeypatch.setattr(measure_scenes, "measure_scenes", lambda measured: ([Reading("nothing", 0.5, 0.5)], []))
+    monkeypatch.setattr(report, "report", lambda *parts: None)
+
+
+def start(folder: Path, *words: str, name: str = "mine") -> Path:
+    """The command; the run's folder."""
+    pretrain.main([*WORDS, "--folder", str(folder), "--name", name, *words])
+    return folder / name
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in ("step/samples_per_s", "step/data_wait")} for r in records]
+
+
+def at_step(step: int, happens: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something happens in the middle of a step, before its record is written."""
+    plain = Meter.step
+
+    def noted(meter: Meter, now: int, *more: Any) -> None:
+        if now == step:
+            happens()
+        plain(meter, now, *more)
+
+    monkeypatch.setattr(Meter, "step", noted)
+
+
+def die(after: Path | None = None) -> None:
+    """Once the checkpoint `after` is whole, which is written meanwhile."""
+    end = time.monotonic() + 30
+    while after is not None and not (after / "state.json").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    raise RuntimeError("the power is gone")
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.parent.name[5:]) for path in folder.glob("step-*/state.json"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_scenes, "measure_scenes", lambda measured: ([Reading("nothing", 0.5, 0.5)], []))
+        patch.setattr(report, "report", lambda *parts: None)
+        return start(tmp_path_factory.mktemp("whole"))
+
+
+def same_end(folder: Path, whole: Path) -> bool:
+    got, want = (load_file(path / "model.safetensors") for path in (folder, whole))
+    return logged(folder) == logged(whole) and all(got[name].equal(value) for name, value in want.items())
+
+
+def test_the_same_command_goes_on_after_an_error(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(5, lambda: die(after=tmp_path / "mine" / "step-00000004"), patch)
+        with pytest.raises(RuntimeError, match="the power is gone") as caught:
+            start(tmp_path)
+    assert caught.value.__notes__ == ["This was on rank 0 of 1, after step 4."]
+    assert checkpoints(tmp_path / "mine") == [2, 4]
+    assert same_end(start(tmp_path), whole)
+    assert "going on at step 4 in" in capfd.readouterr().out
+    assert same_end(start(tmp_path), whole)  # it had nothing left to do
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_died_before_its_first_checkpoint_starts_anew(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(2, die, patch)
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            start(tmp_path)
+    left = tmp_path / "mine"
+    (left / "step-00000002").mkdir(exist_ok=True)  # half a checkpoint, of which nothing is used
+    (left / "step-00000002" / "shard-00007-model-00001-of-00001.safetensors").write_bytes(b"half")
+    (left / "vocab.txt").write_text("[PAD]\nhal")
+    (left / "codebook.safetensors").write_bytes(b"half")
+    assert same_end(start(tmp_path), whole)
+
+
+@pytest.mark.parametrize(("step", "left"), [(3, [2, 3]), (6, [4, 6])])
+def test_a_signal_finishes_the_step_saves_and_leaves_to_be_started_again(
+    step: int, left: list[int], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
+        with pytest.raises(SystemExit) as caught:
+            start(tmp_path)
+    assert caught.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert checkpoints(tmp_path / "mine") == left
+    assert logged(tmp_path / "mine") == logged(whole)[:step]
+    assert same_end(start(tmp_path), whole)
+
+
+class Spoilt(NamedTuple):
+    """What is wrong with a folder or a command, and what is said of it."""
+
+    spoil: Callable[[Path], object]
+    words: list[str]
+    told: str
+
+
+def newer(folder: Path) -> None:
+    state = folder / "step-00000006" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"format": 99}))
+
+
+def cut(folder: Path) -> None:
+    (shard,) = (folder / "step-00000006").glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def other_words(folder: Path) -> None:
+    vocab = folder / "vocab.txt"
+    vocab.write_text(vocab.read_text() + "zyzzyva\n")
+
+
+SPOILT = {
+    "settings": Spoilt(lambda folder: None, ["--lr", "0.1"], r"belongs to another run: lr was 0.0015, is 0.1"),
+    "newer": Spoilt(newer, [], r"has format 99, this version reads \d+; use the version that wrote it"),
+    "cut": Spoilt(cut, [], r"step-00000006 is damaged .*is not as long as it was.*delete it to go on from the"),
+    "model": Spoilt(other_words, [], r"step-00000006 is of another model: .*\(.*\), the model's \("),
+    "lost": Spoilt(lambda folder: (folder / "vocab.txt").unlink(), [], r"vocab.txt"),
+    "order": Spoilt(lambda folder: (folder / "data.json").unlink(), [], r"put it back from a copy"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_cannot_go_on_is_refused_and_left_as_it_was(name: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "mine")
+    SPOILT[name].spoil(tmp_path / "mine")
+    before = contents(tmp_path)
+    with pytest.raises((ValueError, OSError), match=SPOILT[name].told):
+        start(tmp_path, *SPOILT[name].words)
+    assert contents(tmp_path) == before
+
+
+def test_half_a_checkpoint_is_passed_over(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole, tmp_path / "mine")
+    (tmp_path / "mine" / "step-00000006" / "state.json").unlink()
+    assert same_end(start(tmp_path), whole)
+    assert "going on at step 4 in" in capfd.readouterr().out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_disk_without_room_is_told_before_the_first_step(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "mine")
+    before = contents(tmp_path)
+    usage = shutil.disk_usage("/")._replace(free=999)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"mine has 9.99e-07 GB left and a checkpoint takes .* GB; make room"):
+        start(tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_the_last_good_one(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchflava.training import checkpoint
+
+    plain = checkpoint.HuggingFaceStorageWriter.write_data
+
+    def full_from_step_4(writer: Any, *more: Any) -> Any:
+        if "step-00000002" not in str(writer.path):
+            raise OSError(28, "No space left on device")
+        return plain(writer, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.HuggingFaceStorageWriter, "write_data", full_from_step_4)
+        with pytest.raises(OSError, match=r"step-00000004 could not be written .*No space left on device"):
+            start(tmp_path)
+    assert checkpoints(tmp_path / "mine") == [2]
+    assert same_end(start(tmp_path), whole)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/mine cannot be written to \(.*\); choose another place by --folder"):
+        start(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "."])
+def test_a_name_is_that_of_a_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="without a slash"):
+        start(tmp_path, name=name)
+
+
+def test_a_name_does_not_write_among_other_files(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(SystemExit, match=r"mine is there and is no run's folder"):
+        start(tmp_path)
+    with pytest.raises(SystemExit, match="two ways to name a run's folder; give one"):
+        start(tmp_path, "--resume", str(whole))
