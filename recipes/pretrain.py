@@ -113,7 +113,8 @@ def main(words: list[str]) -> None:
             flops = step_flops(model, planned.batch, world_size=run.world_size)
             told = {"samples": config.batch_size, "waited": watch.waited, "lr": lr, "flops": flops, "fine": fine}
             meter.add(planned.kind, means, norm=norm if taken else None, **told)
-            if watch.went_back(step):
+            stopping = stop.asked(step)
+            if watch.went_back(step, leaving=stopping):
                 continue
             meter.step(step, watch.readings)
             best = False
@@ -122,7 +123,6 @@ def main(words: list[str]) -> None:
                     readings = measure(measured)[0]
                 meter.write(step, {f"measured/{r.name}": r.value for r in readings})
                 best = selection.better(readings)
-            stopping = stop.asked(step)
             if best or step % config.save_every == 0 or step == config.steps or stopping:
                 checkpoints.save(step, model, optimizer, state=watch.state() | selection.state(), best=best)
             if stopping:

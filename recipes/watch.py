@@ -82,16 +82,17 @@ class Watch:
         drop_gradients(self.started.model.parameters(), fine)
         return fine
 
-    def went_back(self, step: int) -> bool:
-        """Whether, after `step`, the run has gone back to its last checkpoint. Looks when the log or a checkpoint is due.
+    def went_back(self, step: int, *, leaving: bool) -> bool:
+        """Whether, after `step`, the run has gone back to its last checkpoint. Looks when the log or a checkpoint is due, as it
+        is where the run is `leaving`.
 
         Raises:
             FloatingPointError: if a step was not fine and the run shall stop, or has no checkpoint to go back to.
         """
         config = self.config
-        if step % config.log_every and step % config.save_every and step != config.steps and not self._measured(step):
-            return False
-        spikes = self.spikes.read()
+        logs = step % config.log_every == 0 or self._measured(step)
+        saves = step % config.save_every == 0 or step == config.steps or leaving
+        spikes = self.spikes.read() if logs or saves else []
         if not spikes:
             return False
         told = self._told(spikes)

@@ -56,3 +56,16 @@ def test_the_base_models_image_encoder_has_the_compute_of_a_vit_b() -> None:
         masked=torch.zeros(1, 196, dtype=torch.bool), positions=torch.zeros(1, 75, dtype=torch.int64)
     )
     assert step_flops(model, batch) / 2 / 3 == pytest.approx((17.56 + 0.52) * 1e9, rel=0.005)
+
+
+def test_the_base_models_pairs_have_the_compute_of_their_passes() -> None:
+    """With 16 tokens: two images, two texts, 214 states fused and projected before, 75 patches and 4 words predicted, in GMAC."""
+    with torch.device("meta"):
+        model = flava_for_pretraining(flava_model())
+    batch = tiny.pair_batch(1)._replace(
+        masked=torch.zeros(1, 196), patch_positions=torch.zeros(1, 75), token_positions=torch.zeros(1, 4),
+        keep=torch.zeros(1, 16), masked_keep=torch.zeros(1, 16),
+    )  # fmt: skip
+    fused = 9.51 + 213 * 768 * 768 / 1e9
+    want = 2 * 17.56 + 2 * 1.36 + fused + 0.52 + 4 * 0.024
+    assert step_flops(model, batch) / 2 / 3 == pytest.approx(want * 1e9, rel=0.005)

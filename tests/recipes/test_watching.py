@@ -1,6 +1,9 @@
 """A run in which one batch gives no numbers: it stops, leaves the step out, or goes back, and says whose samples they were."""
 
 import json
+import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +100,22 @@ def test_a_run_that_leaves_the_step_out_goes_on(
     assert state["watched"]["left_out"] == [7]
 
 
+def test_a_run_that_is_told_to_leave_looks_before_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = poisoned(gradients.gradients_of), []
+
+    def left(*given: Any, **options: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        if len(calls) == BAD:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*given, **options)
+
+    monkeypatch.setattr(gradients, "gradients_of", left)
+    with pytest.raises(FloatingPointError, match="was nan at step 7"):
+        run(tmp_path, "--log-every", "10", "--save-every", "10")
+    assert len(calls) == BAD
+    assert not list(tmp_path.glob("*/step-*"))
+
+
 def without(step: int) -> Callable[..., bool]:
     """The scaler's step, of which one is not taken."""
     real, calls = Scaler.step, []
@@ -145,3 +164,33 @@ def test_a_trace_and_the_utilisation_are_written_if_asked(tmp_path: Path) -> Non
     logged = [json.loads(line) for line in of_run(tmp_path, "log.jsonl").read_text().splitlines()]
     assert all(one["step/mfu"] > 0 for one in logged if len(one) > 1)
     assert not list(tmp_path.glob("*/spikes.jsonl"))
+
+
+def test_a_resumed_run_has_the_running_means_of_the_whole(tmp_path: Path) -> None:
+    def means() -> dict[str, Any]:
+        state = json.loads(of_run(tmp_path, "step-00000010/state.json").read_text())
+        return state["watched"]["spikes"]
+
+    whole = run(tmp_path, "--spike", "9", "--keep", "3")
+    want = means()
+    shutil.rmtree(of_run(tmp_path, "step-00000010"))
+    shutil.rmtree(of_run(tmp_path, "step-00000009"))
+    assert run(tmp_path, "--spike", "9", "--resume", str(of_run(tmp_path, "step-00000006").parent)) == whole
+    assert means() == want
+
+
+def test_a_run_does_not_go_back_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step after the checkpoint is not fine: after the given number of returns the run stops."""
+    import watch
+
+    real, calls = gradients.gradients_of, []
+
+    def worse(*given: Any, **options: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        means = real(*given, **options)
+        return means if len(calls) <= 3 else {name: value * float("inf") for name, value in means.items()}
+
+    monkeypatch.setattr(gradients, "gradients_of", worse)
+    monkeypatch.setattr(watch, "_MOST", 2)
+    with pytest.raises(FloatingPointError, match=r"has gone back to .*step-00000003 2 times: lower --lr"):
+        run(tmp_path, "--on-spike", "rollback")

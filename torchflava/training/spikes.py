@@ -102,7 +102,9 @@ class Spikes:
 
 
 def drop_gradients(parameters: Iterable[nn.Parameter], fine: Tensor) -> None:
-    """Set all gradients to zero in place if `fine`, () bool, is False; the host does not learn of it."""
+    """Set all gradients to zero in place if `fine`, () bool, is False; the host does not wait to learn of it."""
+    if fine.device.type == "cpu" and bool(fine):
+        return  # there is nobody to wait for here, and a pass over all gradients to be saved
     wrong = ~fine
     for parameter in parameters:
         if parameter.grad is not None:
