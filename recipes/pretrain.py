@@ -69,12 +69,13 @@ def main(words: list[str]) -> None:
     num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + config.max_length
     kernels = partial(attention_kernels, precision=config.precision, num_tokens=num_tokens)
     with session(config.seed, config.device) as run, kernels(run.device), StopSignals() as stop:
-        folder, corpus, model, optimizer, scaler, done = start(config, run)
+        folder, corpus, model, optimizer, scaler, done, unwritten = start(config, run)
         mixture = Mixture(
             kinds(corpus, config), config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction
         )
         keep_order(mixture, folder, run, done)
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done)
+        meter.load(unwritten, run.device)
         checkpoints = Checkpoints(folder, keep=config.keep)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
         measured = Measured(config, corpus, model, run)
@@ -102,7 +103,8 @@ def main(words: list[str]) -> None:
                     meter.write(step, {f"measured/{r.name}": r.value for r in measure(measured)[0]})
             stopping = stop.asked(step)
             if step % config.save_every == 0 or step == config.steps or stopping:
-                checkpoints.save(step, model, optimizer, state={"config": shaping(config), "scaler": scaler.state()})
+                kept = {"config": shaping(config), "scaler": scaler.state(), "meter": meter.state()}
+                checkpoints.save(step, model, optimizer, state=kept)
             if stopping:
                 leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {folder}")
             asked = time.perf_counter()

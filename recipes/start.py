@@ -42,6 +42,8 @@ class Started(NamedTuple):
     scaler: Scaler
     done: int
     """Steps that a run gone on with has behind it."""
+    unwritten: dict[str, Any]
+    """Losses of those that no record has had yet."""
 
 
 def start(config: Config, run: Run) -> Started:
@@ -53,12 +55,12 @@ def start(config: Config, run: Run) -> Started:
     corpus.codebook.to(run.device)
     optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas)
     scaler = Scaler(config.precision, run.device)
-    done = 0
+    done, unwritten = 0, {}
     if run.leads:
         check_space(folder, model)
     if last:
         state = load_checkpoint(last, model, optimizer, config=shaping(config))
-        done = state["step"]
+        done, unwritten = state["step"], state.get("meter", {})
         scaler.load(state["scaler"])
     elif run.leads:
         _open_folder(folder, config, corpus)
@@ -67,7 +69,7 @@ def start(config: Config, run: Run) -> Started:
             f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}",
             flush=True,
         )
-    return Started(folder, corpus, model, optimizer, scaler, done)
+    return Started(folder, corpus, model, optimizer, scaler, done, unwritten)
 
 
 def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:

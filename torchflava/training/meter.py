@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from torchflava.distributed import sum_over_ranks, world_size
+from torchflava.distributed import gather, rank, sum_over_ranks, world_size
 
 _LINE_EVERY = 5.0  # seconds, where there is no terminal to redraw a bar on
 
@@ -90,6 +90,16 @@ class Meter:
         if self.folder is not None:
             self._shown.update(record)
             self._speak(step)
+
+    def state(self) -> dict[str, list[list[float]]]:
+        """What no record has had yet, by name, rank and step, for a checkpoint between two records. Called by every rank."""
+        return {n: gather(torch.stack(v).float()[None], "none").tolist() for n, v in sorted(self._values.items())}
+
+    def load(self, state: Mapping[str, list[list[float]]], device: torch.device) -> None:
+        """Go on with what `state` had; at another number of ranks with the mean over its ranks, which records are of anyway."""
+        for name, values in state.items():
+            of_ranks = torch.tensor(values, device=device)
+            self._values[name] = list(of_ranks[rank()] if len(values) == world_size() else of_ranks.mean(0))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
