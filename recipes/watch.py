@@ -116,12 +116,14 @@ class Watch:
     def state(self) -> dict[str, Any]:
         """For a checkpoint: what the run needs to go on from it."""
         watched = {"spikes": self.spikes.state(), "left_out": sorted(self.left_out)}
-        return {"config": shaping(self.config), "scaler": self.started.scaler.state(), "watched": watched}
+        told = {"config": shaping(self.config), "scaler": self.started.scaler.state(), "watched": watched}
+        return told | {"meter": self.meter.state()}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         watched = state.get("watched", {"spikes": {}, "left_out": []})
         self.spikes.load(watched["spikes"], self.run.device)
         self.left_out |= set(watched["left_out"])
+        self.meter.load(state.get("meter", {}))
 
     def _measured(self, step: int) -> bool:
         return bool(self.config.measure_every) and step % self.config.measure_every == 0
@@ -137,9 +139,9 @@ class Watch:
         if self._tries[self._next] > _MOST:
             raise FloatingPointError(f"{told}; the run has gone back to {found} {_MOST} times: lower --lr")
         started.scaler.load(state["scaler"])
+        self.meter.rewind(self._next)
         self._load_state(state)
         self.left_out |= {spike.step for spike in spikes}
-        self.meter.rewind(self._next)
         if self.run.leads:
             print(f"{told}; going back to step {self._next}, without the batches of what was not fine", flush=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
@@ -125,6 +126,21 @@ def test_a_signal_finishes_the_step_saves_and_leaves_to_be_started_again(
     assert checkpoints(tmp_path / "mine") == left
     assert logged(tmp_path / "mine") == logged(whole)[:step]
     assert same_end(start(tmp_path), whole)
+
+
+def test_a_record_has_the_steps_of_before_a_signal_too(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
+        with pytest.raises(SystemExit):
+            start(tmp_path, "--log-every", "5")
+    (record, *_) = logged(start(tmp_path, "--log-every", "5"))
+    of_each = logged(whole)[:5]
+    assert record["step"] == 5
+    for name in record.keys() - {"step", "step/lr"}:
+        values = [step[name] for step in of_each if name in step]
+        assert record[name] == torch.tensor(values).mean().item(), name
 
 
 class Spoilt(NamedTuple):

@@ -183,6 +183,21 @@ def test_a_half_written_folder_is_no_checkpoint_and_is_written_over(tmp_path: Pa
     assert load_checkpoint(half, model, optimizer)["step"] == 9
 
 
+def test_halves_are_deleted_once_they_lie_behind(tmp_path: Path) -> None:
+    path, model, optimizer = saved(tmp_path, 3)
+    for step in (1, 3, 5, 9):
+        (tmp_path / f"step-{step:08d}").mkdir(exist_ok=True)
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=5)
+    for step in (4, 6):
+        checkpoints.save(step, model, optimizer, state={})
+    checkpoints.wait()
+    assert sorted(path.name[-1] for path in tmp_path.glob("step-*")) == ["4", "5", "6", "9"]
+    checkpoints.save(7, model, optimizer, state={})
+    checkpoints.wait()
+    assert sorted(path.name[-1] for path in tmp_path.glob("step-*")) == ["6", "7", "9"]
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("name", ["state.json", "shard-00001-model-00001-of-00001.safetensors"])
 @pytest.mark.parametrize("kept", [0, 7, 100, -1])
 def test_a_damaged_checkpoint_is_named_with_the_way_on(name: str, kept: int, tmp_path: Path) -> None:

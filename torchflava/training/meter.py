@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from torchflava.distributed import sum_over_ranks, world_size
+from torchflava.distributed import gather, rank, sum_over_ranks, world_size
 from torchflava.training.machine import peak_memory
 from torchflava.training.records import Records
 
@@ -131,6 +131,28 @@ class Meter:
             self._records.rewind(step)
             self._bar.n = step
 
+    def state(self) -> dict[str, list[list[list[float]]]]:
+        """What no record has had yet, for a checkpoint between two records: by name, (rank, step, value and whether it is fine).
+
+        Called by every rank.
+        """
+        told = {}
+        for name, values in sorted(self._values.items()):
+            each, fine = _stacked(values)
+            told[name] = gather(
+                torch.stack([torch.where(fine, each, 0.0), fine.float()], dim=-1)[None], "none"
+            ).tolist()
+        return told
+
+    def load(self, state: Mapping[str, list[list[list[float]]]]) -> None:
+        """Go on with what `state` had; at another number of ranks with the mean over its ranks, which records are of anyway."""
+        for name, values in state.items():
+            of_ranks = torch.tensor(values, device=self.device)
+            total, count = of_ranks.sum(0).unbind(-1)
+            mean = torch.stack([total / count.clamp(min=1), (count > 0).float()], dim=-1)
+            mine = of_ranks[rank()] if len(values) == world_size() else mean
+            self._values[name] = [(value, fine.bool()) for value, fine in mine]
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What happens within is no training, so the samples a second leave its time out."""
@@ -197,9 +219,15 @@ def _means(values: Mapping[str, list[tuple[Tensor, Tensor | None]]]) -> dict[str
 
 def _mean(values: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
     """The mean over the fine steps, and their number."""
-    each = torch.stack([value.float() for value, _ in values])
+    each, fine = _stacked(values)
     if all(fine is None for _, fine in values):
         return each.mean(), torch.full_like(each[0], len(values))
-    fine = torch.stack([torch.ones_like(value, dtype=torch.bool) if fine is None else fine for value, fine in values])
     count = fine.sum().float()
     return torch.where(fine, each, 0.0).sum() / count.clamp(min=1), count
+
+
+def _stacked(values: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor]:
+    """(steps,) float32 values, and (steps,) bool, whether each is fine."""
+    each = torch.stack([value.float() for value, _ in values])
+    fine = [torch.ones_like(value, dtype=torch.bool) if fine is None else fine for value, fine in values]
+    return each, torch.stack(fine)
