@@ -59,8 +59,8 @@ def test_a_run_begins_with_stage_ones_text_encoder_and_dinos_image_encoder(
     inits = ["--init-image", str(tmp_path / "dino.pth"), "--init-text", str(run)]
     begun = trained([*words, *inits], tmp_path / "two", monkeypatch)
     said = capsys.readouterr().out
-    assert "dino.pth, DINO's or timm's ViT: 29 tensors; embed.mask_token: nothing was masked there" in said
-    assert f"text_encoder from {run}, torchflava's FlavaForPreTraining: 30 tensors" in said
+    assert "dino.pth, DINO's or timm's ViT: 30 tensors; embed.mask_token: nothing was masked there" in said
+    assert f"text_encoder from {run}, torchflava's FlavaForPreTraining: 31 tensors" in said
     text = {name: tensor for name, tensor in one.items() if name.startswith("flava.text_encoder.")}
     assert begun.keys() == drawn.keys()
     assert not all(torch.allclose(text[name], drawn[name], atol=1e-6) for name in text)
