@@ -93,7 +93,8 @@ def test_the_same_command_goes_on_after_an_error(
     assert checkpoints(tmp_path / "mine") == [2, 4]
     assert same_end(start(tmp_path), whole)
     assert "going on at step 4 in" in capfd.readouterr().out
-    assert same_end(start(tmp_path), whole)  # it had nothing left to do
+    start(tmp_path, "--resume", str(tmp_path / "mine"), name="")  # the other way; it has nothing left to do
+    assert same_end(tmp_path / "mine", whole)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
