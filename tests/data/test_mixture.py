@@ -11,9 +11,9 @@ import torch
 
 from torchflava.batch import RawTextBatch
 from torchflava.data import mixture as mixture_module
-from torchflava.data.blend import Blend
+from torchflava.data.blend import Blend, Chosen
 from torchflava.data.mixture import Kind, Mixture, Planned
-from torchflava.data.replacing import Failure, Replaced, Replacements
+from torchflava.data.replacing import Failure, Replaced, Replacements, read_row
 from torchflava.data.rows import ImageRows, PairRows, TextRows
 from torchflava.data.samples import PairSample, TextSample
 from torchflava.transforms.collate import Collate
@@ -152,7 +152,7 @@ def test_a_corrupt_sample_is_replaced_counted_and_listed(caplog: pytest.LogCaptu
     whole = list(batch.batches(0, 40, num_threads=3))
     assert {len(p.batch[0]) for p in whole} == {8}
     texts = 8 * sum(p.kind == "text" for p in whole)
-    assert batch.replacements.num_seen == {"texts": texts, "pairs": 320 - texts}
+    assert batch.replacements.num_seen == {"texts": texts + batch.num_replaced, "pairs": 320 - texts}
     assert batch.num_replaced == len(batch.replaced) > 2
     assert {(r.source, r.at, r.reason) for r in batch.replaced} == {
         ("texts", at, f"sample {at} is broken") for at in (3, 7)
@@ -188,15 +188,15 @@ def test_counts_of_threads_that_write_at_once_add_up() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (counted.num_seen["s"], counted.num_replaced["s"]) == (4800, 3200)
+    assert (counted.num_seen["s"], counted.num_replaced["s"]) == (4800 + 3200, 3200)
     assert counted.reasons == {("s", "no"): 3200}
 
 
 def test_as_many_as_are_allowed_are_not_too_many() -> None:
     counted, one = Replacements(0.01), Failure(Replaced("s", 1, "no"), "no")
-    counted.add({"s": 499}, [one] * 5)  # too few were looked at
-    counted.add({"s": 101}, [one])
-    with pytest.raises(CorruptSample, match=r"7 of 601 samples of s could not be read"):
+    counted.add({"s": 494}, [one] * 5)  # with those in their place 499, too few to judge
+    counted.add({"s": 100}, [one])  # 6 of 600
+    with pytest.raises(CorruptSample, match=r"7 of 602 samples of s could not be read"):
         counted.add({"s": 1}, [one])
 
 
@@ -284,6 +284,20 @@ def test_when_all_is_corrupt_the_run_stops_with_the_reason() -> None:
     batch = mixture(texts=Texts(5, broken=set(range(5))))
     with pytest.raises(CorruptSample, match="10 samples of texts in a row are corrupt"):
         list(batch.batches(0, 40))
+
+
+def test_the_share_of_corrupt_samples_is_judged_as_it_is() -> None:
+    """Those that were looked at in place of others count too: where half fail, half of the looks fail, not as many as rows."""
+    broken = {i for i in range(1000) if np.random.default_rng(i).random() < 0.5}
+    kinds = {"text": Kind(Texts(1000, broken=broken), TEXTS, COLLATE.texts, 1.0)}
+    counted = Replacements(1.0)
+    for index in range(1000):
+        _, failed = read_row(TEXTS, Chosen(kinds["text"].source, 0, index), 5, tries=1000)
+        counted.add({"texts": 1}, failed)
+    assert counted.num_replaced["texts"] / counted.num_seen["texts"] == pytest.approx(0.5, abs=0.04)
+    assert len(list(Mixture(kinds, 8, seed=5, max_corrupt_fraction=1.0).batches(0, 100))) == 100
+    with pytest.raises(CorruptSample, match=r"more than max_corrupt_fraction 0\.4|in a row"):
+        list(Mixture(kinds, 8, seed=5, max_corrupt_fraction=0.4).batches(0, 100))
 
 
 def test_an_empty_source_is_an_error() -> None:

@@ -365,3 +365,36 @@ def test_members_are_read_only_if_they_match_and_are_files(tmp_path):
 
 def test_json_is_left_as_it_is(two_shards):
     assert json.dumps(ShardImages(two_shards).meta(0)) == '{"n": 1}'
+
+
+def test_threads_that_read_more_files_than_are_kept_open_read_the_right_ones(tmp_path):
+    """A descriptor that was closed under a reader would be refused, or be another file's by then."""
+    paths = [tmp_path / f"{n:03}" for n in range(60)]
+    for n, path in enumerate(paths):
+        path.write_bytes(bytes([n]) * 4096)
+    files = LocalFiles(num_open=3)
+
+    def read(seed):
+        order = np.random.default_rng(seed).integers(0, len(paths), 1500)
+        return [(n, set(files.read(str(paths[n]), Span(int(n) * 7, 512), 4096))) for n in order.tolist()]
+
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(read, range(8)):
+            assert all(data == {n} for n, data in found)
+
+
+def test_a_run_goes_on_with_shards_of_the_same_names_and_sizes_alone(tmp_path):
+    def told(folder, *sizes):
+        (tmp_path / folder).mkdir()
+        shards = []
+        for n, size in enumerate(sizes):
+            shards.append(tmp_path / folder / f"{n}.tar")
+            members = [member for i in range(size) for member in pair(f"{n}{i}", i)]
+            make_tar(shards[-1], members)
+        return ShardPairs(shards).told()
+
+    first = told("a", 2, 2)
+    assert told("b", 2, 2) == first
+    assert told("c", 1, 3) != first
+    assert told("d", 1, 1, 2) != first
+    assert (first["name"], first["length"]) == ("pairs", 4)

@@ -18,10 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 import measure_scenes
 import pretrain
 import report
+import watch
 from safetensors.torch import load_file
 
+from torchflava.data.mixture import Planned
 from torchflava.evaluation import Reading
-from torchflava.training import Meter
+from torchflava.training import TIMED
 
 WORDS = ["--preset", "tiny", "--steps", "6", "--save-every", "2"]
 
@@ -41,19 +43,19 @@ def start(folder: Path, *words: str, name: str = "mine") -> Path:
 
 def logged(folder: Path) -> list[dict[str, float]]:
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("step/samples_per_s", "step/data_wait")} for r in records]
+    return [{k: v for k, v in r.items() if k not in TIMED} for r in records]
 
 
 def at_step(step: int, happens: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Something happens in the middle of a step, before its record is written."""
-    plain = Meter.step
+    plain = watch.Watch.looked
 
-    def noted(meter: Meter, now: int, *more: Any) -> None:
-        if now == step:
+    def noted(watched: watch.Watch, planned: Planned, *more: Any) -> Any:
+        if planned.step + 1 == step:
             happens()
-        plain(meter, now, *more)
+        return plain(watched, planned, *more)
 
-    monkeypatch.setattr(Meter, "step", noted)
+    monkeypatch.setattr(watch.Watch, "looked", noted)
 
 
 def die(after: Path | None = None) -> None:

@@ -58,8 +58,9 @@ def test_a_run_on_own_data_is_measured_on_what_was_held_out(done: Path) -> None:
     assert {"text to image R@5", "matching AUROC", "codes used", "mlm loss", "contrastive loss"} <= set(readings)
     assert any("measured/image to text R@1" in record for record in log(done) if record["step"] == 4)
     kept = json.loads((done / "data.json").read_text())["sources"]
-    assert kept["pair"]["sources"] == [{"name": "coco", "length": 60}, {"name": "cc", "length": 100}]
-    assert kept["image"] == {"name": "imagenet images", "length": 80}
+    assert [(one["name"], one["length"]) for one in kept["pair"]["sources"]] == [("coco", 60), ("cc", 100)]
+    assert (kept["image"]["name"], kept["image"]["length"]) == ("imagenet images", 80)
+    assert len({one["shards"] for one in (*kept["pair"]["sources"], kept["image"])}) == 3
     assert kept["text"]["name"] == "news texts"
 
 

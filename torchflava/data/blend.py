@@ -169,7 +169,7 @@ class Nearby:
     def told(self) -> dict[str, Any]:
         """The source, the window and a number for the sizes of the shards."""
         shards = f"{key(*self.starts.tolist()):016x}"
-        return told(self.source) | {"window": self.window, "shards": shards}
+        return told(self.source) | {"window": self.window, "starts": shards}
 
 
 def locate(source: Any, index: int, epoch: int = 0) -> Chosen:

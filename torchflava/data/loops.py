@@ -284,7 +284,7 @@ def _filler(samples: Samples) -> Any:
 
 def _of_epoch(
     samples: Samples, share: _Share, seed: int, step: int, *, length: int
-) -> tuple[EpochBatch, Counter[str], list[Failure]]:
+) -> tuple[EpochBatch, dict[str, int], list[Failure]]:
     """The batch of a step, the samples looked at, by source, and those that had to be replaced."""
     epoch, batch = divmod(step, length)
     num_samples = len(samples.source)
@@ -296,5 +296,5 @@ def _of_epoch(
     made = [read_row(samples.row, sample, seed) for sample in chosen]
     rows = [row for row, _ in made]
     made_batch = samples.collate(rows + rows[:1] * (len(real) - len(rows)))
-    seen = Counter(sample.source.name for sample in chosen)
+    seen = dict(Counter(sample.source.name for sample in chosen))  # pinning memory would copy a Counter by adding
     return EpochBatch(epoch, step, real, made_batch), seen, [one for _, failed in made for one in failed]

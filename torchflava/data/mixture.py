@@ -69,6 +69,7 @@ class Mixture:
         self.seed = seed
         self.order = Order({name: kind.share for name, kind in kinds.items()}, seed)
         self.replacements = Replacements(max_corrupt_fraction)
+        self._tries = 10 if max_corrupt_fraction < 1 else 1000  # who bears with any share bears with any row of them
         numbers_of(0, batch_size, rank=rank(), world_size=world_size())
 
     @property
@@ -98,7 +99,7 @@ class Mixture:
         return choose(self.kinds[place.kind].source, self.seed, numbers=numbers)
 
     def _batch(self, kind: Kind, chosen: Sequence[Chosen]) -> RawBatch:
-        made = [read_row(kind.row, sample, self.seed) for sample in chosen]
+        made = [read_row(kind.row, sample, self.seed, tries=self._tries) for sample in chosen]
         replaced = [failed for _, all_failed in made for failed in all_failed]
         self.replacements.add(Counter(sample.source.name for sample in chosen), replaced)
         return kind.collate([row for row, _ in made])

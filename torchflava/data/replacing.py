@@ -78,6 +78,7 @@ class Replacements:
         with self._lock:
             self.num_seen.update(seen)
             for sample, sort in replaced:
+                self.num_seen[sample.source] += 1  # each that failed had another looked at in its place
                 self.num_replaced[sample.source] += 1
                 self.reasons[sample.source, sort] += 1
                 if len(self.listed) < _LISTED:
@@ -96,17 +97,17 @@ class Replacements:
         return "\n".join([begin, f"by reason: {', '.join(reasons)}", f"the first {len(first)}:", *first])
 
 
-def read_row(row: Row, sample: Chosen, seed: int) -> tuple[Any, list[Failure]]:
+def read_row(row: Row, sample: Chosen, seed: int, *, tries: int = _TRIES) -> tuple[Any, list[Failure]]:
     """The row of a sample, or of another that its key names if it is corrupt; and those that were.
 
     Raises:
-        CorruptSample: if ten samples in a row are corrupt.
+        CorruptSample: if so many samples in a row are corrupt, ten unless given.
         Exception: whatever else `row` raises, with a note of the sample.
     """
     source, epoch, index = sample
     failed: list[Failure] = []
     at = index
-    for attempt in range(1, _TRIES + 1):
+    for attempt in range(1, tries + 1):
         made = try_row(row, Chosen(source, epoch, at), keyed_rng(seed, source.name, epoch, at))
         if not isinstance(made, Failure):
             return made, failed
@@ -114,7 +115,7 @@ def read_row(row: Row, sample: Chosen, seed: int) -> tuple[Any, list[Failure]]:
         at = int(permute(len(source), seed + attempt, index)[0])
     last = failed[-1].sample
     raise CorruptSample(
-        f"{_TRIES} samples of {source.name} in a row are corrupt, the last at {last.at} ({last.reason}); check the data"
+        f"{tries} samples of {source.name} in a row are corrupt, the last at {last.at} ({last.reason}); check the data"
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torchflava.data.catalog import Catalog, Place, look_up
 from torchflava.data.headers import BLOCK
 from torchflava.data.index import CAPTION, IMAGE, META
+from torchflava.data.order import key
 from torchflava.data.samples import ImageSample, PairSample, TextSample
 from torchflava.data.sorting import DEFAULT, Endings
 from torchflava.data.storage import LocalFiles, Span, Storage
@@ -63,6 +64,11 @@ class _Shards:
 
     def __len__(self) -> int:
         return len(self.catalog)
+
+    def told(self) -> dict[str, Any]:
+        """What the order depends on: name, length, and a number for the shards' names and sizes."""
+        names = [path.rpartition("/")[2] for path in self.paths]
+        return {"name": self.name, "length": len(self), "shards": f"{key(*names, *self.starts.tolist()):016x}"}
 
     @property
     def starts(self) -> NDArray[np.int64]:

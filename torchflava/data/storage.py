@@ -61,7 +61,8 @@ class LocalFiles:
             CorruptSample: if the file is gone, cannot be read, or ends before them.
         """
         try:
-            return exactly(self._descriptor(path).number, span, path)
+            held = self._descriptor(path)  # until it is read: the last reference closes the file
+            return exactly(held.number, span, path)
         except OSError as error:
             raise CorruptSample(f"shard {path} cannot be read any more ({error})") from error
 
@@ -83,7 +84,8 @@ class LocalFiles:
                 return found
         opened = _Descriptor(path)
         with kept.lock:
-            kept.files[path] = opened
+            opened = kept.files.setdefault(path, opened)  # another thread may have been quicker
+            kept.files.move_to_end(path)
             while len(kept.files) > self.num_open:
                 kept.files.popitem(last=False)
         return opened
