@@ -27,6 +27,7 @@ from torchflava.codebooks import fit_patches, load_codebook
 from torchflava.data.blend import choose
 from torchflava.data.mixture import Mixture
 from torchflava.data.shards import ShardPairs
+from torchflava.data.tars import write_shards
 from torchflava.training import TIMED
 from torchflava.transforms.wordpiece import WordPiece
 
@@ -79,6 +80,26 @@ def test_one_kind_alone(own: Path, done: Path, tmp_path: Path, kind: str, held_o
     assert told == loss | ({"codes used"} if kind == "image" else set())
     assert (run / "codebook.safetensors").exists() == (kind == "image")
     pretrain.main([*arguments, "--resume", str(run)])
+
+
+def test_broken_held_out_pairs_end_no_run(own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    half, none = tmp_path / "half", tmp_path / "none"
+    for folder, share in ((half, 2), (none, 1)):
+        folder.mkdir()
+        pairs = ShardPairs(sorted((own / "valid").glob("*.tar")))
+        rows = [(f"{i:03}", {"jpg": b"<html>" if i % share == 0 else pairs[i].image, "txt": pairs[i].caption.encode()})
+                for i in range(len(pairs))]  # fmt: skip
+        write_shards(rows, folder / folder.name, 20)
+        pretrain.main(
+            [*words(own), "--held-out", str(folder), "--folder", str(tmp_path / "runs"), "--measure-every", "3"]
+        )
+    first, second = (
+        json.loads((run / "result.json").read_text())["readings"] for run in sorted((tmp_path / "runs").iterdir())
+    )
+    assert first["image to text R@1"]["chance"] == pytest.approx(1 / 25)
+    assert "mlm loss" in first
+    assert set(second) == {"codes used", "mlm loss"} or set(second) == {"codes used"}
+    assert "of the held-out pairs no more is measured" in caplog.text
 
 
 def test_a_run_goes_on_though_its_data_was_moved(own: Path, done: Path, tmp_path: Path) -> None:

@@ -110,7 +110,12 @@ def test_measuring_on_the_way_changes_nothing_but_the_log(tiny_run: tuple[Path, 
 
 
 @pytest.mark.parametrize(
-    "words", [["--micro-batch", "3"], ["--recompute"], ["--micro-batch", "2", "--spread", "copies"]]
+    "words",
+    [
+        ["--micro-batch", "2", "--spread", "copies", "--recompute"],
+        pytest.param(["--micro-batch", "3"], marks=pytest.mark.slow),
+        pytest.param(["--recompute"], marks=pytest.mark.slow),
+    ],
 )
 def test_what_saves_memory_changes_no_loss(words: list[str], tiny_run: tuple[Path, str], tmp_path: Path) -> None:
     done = run(["--preset", "tiny", *words], tmp_path)
