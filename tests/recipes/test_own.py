@@ -317,6 +317,8 @@ def test_images_alone_need_a_vocabulary_that_is_given(own: Path) -> None:
     [
         ("data --codebook none.pkl", "--codebook none.pkl is not there"),
         ("data --codebook README.md --crops 0", "--crops 0 must be 1 or more"),
+        ("data --codebook README.md --crops 65", "--crops 65 is above 64: all crops of an image are held at once"),
+        ("data --codebook README.md --max-corrupt-fraction 2", "--max-corrupt-fraction 2.0 is no share; give 0 to 1"),
     ],
 )
 def test_the_script_of_codes_tells_what_cannot_be(arguments: str, told: str) -> None:
