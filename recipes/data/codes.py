@@ -2,7 +2,7 @@
 
 A dVAE costs more than the image encoder. The codes go into a folder beside the shards, a file for each shard; recipes/pretrain.py
 reads them from there when its codebook and crops are the same. Any number of ranks share the shards; a job that was stopped goes
-on with those that are missing. This file is a TorchX component and the script that its job runs.
+on with those that are missing, or could not be read. This file is a TorchX component and the script that its job runs.
 """
 
 import sys

@@ -9,6 +9,8 @@ from typing import Literal
 
 import tyro
 
+MOST_CROPS = 64
+
 
 @dataclass(frozen=True)
 class Config:
@@ -21,9 +23,11 @@ class Config:
     code_size: int = 0
     """Side of the codebook's images, in pixels; 0 takes the codebook's own."""
     crops: int = 1
-    """Crops of each image that get codes; training draws one of them each time. A crop takes 2 bytes a patch."""
+    """Crops of each image that get codes, at most 64; training draws one of them each time. A crop takes 2 bytes a patch."""
     batch_size: int = 64
-    """Images that the codebook sees at once."""
+    """Crops that the codebook sees at once; about as many more are decoded ahead."""
+    max_corrupt_fraction: float = 0.05
+    """Of the images, the share that cannot be decoded above which a rank stops, once it has looked at 500."""
     threads: int = os.cpu_count() or 1
     """That decode images, on each rank."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -39,6 +43,10 @@ def parse(words: Sequence[str]) -> Config:
     for name in ("crops", "batch_size", "threads"):
         if getattr(config, name) < 1:
             sys.exit(f"codes.py: --{name.replace('_', '-')} {getattr(config, name)} must be 1 or more")
+    if config.crops > MOST_CROPS:
+        sys.exit(f"codes.py: --crops {config.crops} is above {MOST_CROPS}: all crops of an image are held at once")
+    if not 0 <= config.max_corrupt_fraction <= 1:
+        sys.exit(f"codes.py: --max-corrupt-fraction {config.max_corrupt_fraction} is no share; give 0 to 1")
     if not config.places:
         sys.exit("codes.py: no shards were given; name one or more folders of tars")
     if not Path(config.codebook).exists():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torchflava.data.codes import (
     CodesOf,
     Kept,
     KeptList,
+    ShardMark,
     codes_path,
     crop_rng,
     kept_in,
@@ -37,6 +39,7 @@ CROPS, SIDE = 2, 3
 VIEWS = TrainViews(24, 12, scale=(0.3, 0.9), flip=0.5)
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, 3, 12, 12), dtype=np.uint8))
 CODEBOOK = fit_patches(IMAGES, num_codes=7, patch_size=4)
+MARK = ShardMark("", 0, "")
 OF = CodesOf(fingerprint(CODEBOOK), CODEBOOK.num_codes, CODEBOOK.grid, VIEWS.told())
 
 
@@ -59,8 +62,8 @@ def write(shards: list[Path], source: ShardImages, broken: frozenset[int] = froz
                     image = decoded(source[index].image)
                     target = VIEWS(image, keyed_rng("crop", source[index].key, crop))[1]
                     codes[index - start, crop] = CODEBOOK.encode(target[None])[0].numpy()
-        path = Path(codes_path(str(shard), OF))
-        path.parent.mkdir(exist_ok=True)
+        path = Path(codes_path(str(shard), OF, CROPS))
+        path.parent.mkdir(parents=True, exist_ok=True)
         mark = shard_mark(source.catalog.part(number))
         with path.open("wb") as file:
             write_codes(file, codes, OF, mark=mark)
@@ -137,7 +140,7 @@ def test_an_image_that_could_not_be_decoded_is_replaced(shards: list[Path]) -> N
 
 
 def kept_of(shard: Path) -> Kept:
-    data = Path(codes_path(str(shard), OF)).read_bytes()
+    data = Path(codes_path(str(shard), OF, CROPS)).read_bytes()
     kept = kept_in(data[:HEAD], len(data), OF, crops=CROPS)
     assert kept is not None
     return kept
@@ -145,11 +148,11 @@ def kept_of(shard: Path) -> Kept:
 
 def test_a_file_of_codes_is_plain_safetensors(shards: list[Path]) -> None:
     write(shards, ShardImages(shards))
-    codes = load_file(codes_path(str(shards[0]), OF))["codes"]
+    codes = load_file(codes_path(str(shards[0]), OF, CROPS))["codes"]
     assert (codes.dtype, codes.shape) == (np.uint16, (4, CROPS, 9))
     source = CodedShards(ShardImages(shards), OF)
     assert all((source.codes(i, c).numpy() == codes[i, c]).all() for i in range(4) for c in range(CROPS))
-    assert codes.tobytes() == Path(codes_path(str(shards[0]), OF)).read_bytes()[kept_of(shards[0]).first :]
+    assert codes.tobytes() == Path(codes_path(str(shards[0]), OF, CROPS)).read_bytes()[kept_of(shards[0]).first :]
 
 
 def test_other_codebooks_and_crops_have_other_folders() -> None:
@@ -185,6 +188,10 @@ def test_codes_of_changed_shards_are_refused(shards: list[Path]) -> None:
     ):
         CodedShards(ShardImages(shards), OF)
     make_tar(shards[1], [(f"1{i}.jpg", jpeg(i)) for i in range(4)])  # as many, but others
+    with pytest.raises(ValueError, match=r"00001.tar was written after its codes were made, or copied; run recipes"):
+        CodedShards(ShardImages(shards), OF)
+    at = kept_of(shards[1]).shard.modified
+    os.utime(shards[1], ns=(at, at))
     source = CodedShards(ShardImages(shards), OF)
     assert source.codes(3, 0).shape == (9,)
     with pytest.raises(ValueError, match=r"00001.tar.safetensors has the codes of other images than its shard"):
@@ -196,11 +203,11 @@ def test_codes_of_changed_shards_are_refused(shards: list[Path]) -> None:
 
 def test_damaged_files_are_told(shards: list[Path]) -> None:
     write(shards, ShardImages(shards))
-    path, listed = Path(codes_path(str(shards[0]), OF)), Path(list_path(str(shards[0].parent), OF))
+    path, listed = Path(codes_path(str(shards[0]), OF, CROPS)), Path(list_path(str(shards[0].parent), OF))
     whole, text = path.read_bytes(), listed.read_bytes()
     first = kept_of(shards[0]).first
     path.write_bytes(whole[:first] + b"\x07\x00" + whole[first + 2 :])
-    with pytest.raises(ValueError, match=r"is damaged, at image 0 stands 7; delete it"):
+    with pytest.raises(ValueError, match=r"is damaged: its codes have another hash than codes.json tells; run"):
         CodedShards(ShardImages(shards), OF).codes(0, 0)
     path.write_bytes(whole[:-2])
     assert kept_in(whole[:HEAD], len(whole) - 2, OF, crops=CROPS) is None
@@ -214,7 +221,8 @@ def test_damaged_files_are_told(shards: list[Path]) -> None:
         b"[]",
         text[:-9],
         text.replace(b'"crops": 2', b'"crops": null'),
-        text.replace(b"codes 1", b"codes 0"),
+        text.replace(b'"crops": 2', b'"crops": 0'),
+        text.replace(b"codes 2", b"codes 0"),
     ):
         with pytest.raises(ValueError, match=r"codes\.json is damaged"):
             read_list(damaged, str(listed), OF)
@@ -228,9 +236,9 @@ def test_what_cannot_be_written_is_refused() -> None:
         (np.full((2, 1, 9), -2), "got -2"),
     ):
         with pytest.raises(ValueError, match=match):
-            write_codes(io.BytesIO(), codes.astype(np.int64), OF, mark="")
+            write_codes(io.BytesIO(), codes.astype(np.int64), OF, mark=MARK)
     with pytest.raises(ValueError, match="a codebook of 65536 codes cannot be kept"):
-        write_codes(io.BytesIO(), np.zeros((1, 1, 9), np.int64), OF._replace(num_codes=65536), mark="")
+        write_codes(io.BytesIO(), np.zeros((1, 1, 9), np.int64), OF._replace(num_codes=65536), mark=MARK)
 
 
 def test_folders_with_different_numbers_of_crops_are_told(shards: list[Path], tmp_path: Path) -> None:
@@ -251,3 +259,43 @@ def test_another_process_reads_the_same(shards: list[Path]) -> None:
     source = CodedShards(ShardImages(shards), OF)
     copy = pickle.loads(pickle.dumps(source))
     assert all(torch.equal(copy.codes(i, 1), source.codes(i, 1)) for i in range(len(source)))
+
+
+def swapped(first: Path, second: Path) -> None:
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+
+
+def zeroed(first: Path, second: Path) -> None:
+    start = kept_in(first.read_bytes()[:HEAD], first.stat().st_size, OF, crops=CROPS).first
+    first.write_bytes(first.read_bytes()[:start] + bytes(first.stat().st_size - start))
+
+
+def of_other_images(first: Path, second: Path) -> None:
+    """As codes.py would write them for other images of the same lengths at the same places."""
+    kept = kept_in(first.read_bytes()[:HEAD], first.stat().st_size, OF, crops=CROPS)
+    with first.open("wb") as file:
+        write_codes(file, np.ones((kept.images, CROPS, 9), np.int64), OF, mark=kept.shard._replace(contents="0" * 16))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (swapped, "is not the file that codes.json lists"),
+        (zeroed, "is damaged: its codes have another hash"),
+        (of_other_images, "is not the file that codes.json lists"),
+    ],
+)
+def test_files_that_are_not_those_listed_are_refused_by_name(shards: list[Path], change, told: str) -> None:
+    write(shards, ShardImages(shards))
+    change(*(Path(codes_path(str(shard), OF, CROPS)) for shard in shards))
+    source = CodedShards(ShardImages(shards), OF)
+    for _ in range(2):  # the second time too
+        with pytest.raises((ValueError, CorruptSample), match=f"00000.tar.safetensors.*{told}"):
+            source.codes(0, 0)
+
+
+def test_codes_of_so_many_crops_have_a_folder_of_their_own() -> None:
+    one, two = (codes_path("a/b.tar", OF, crops) for crops in (1, 2))
+    assert (one, two) == (f"a/{OF.folder}/crops-1/b.tar.safetensors", f"a/{OF.folder}/crops-2/b.tar.safetensors")

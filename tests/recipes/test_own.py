@@ -1,6 +1,7 @@
 """Training on a user's own data: what is drawn, in which shares, with which codes; and what cannot be is told at once."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -249,7 +250,7 @@ def test_encoding_goes_on_where_it_stopped_and_leaves_out_what_cannot_be_decoded
     kept = encode(folder, done)
     assert [(one.images, one.unreadable) for one in kept[:3]] == [(20, 0), (20, 1), (20, 0)]
     assert "gets no codes" in caplog.text
-    files = sorted(folder.glob("*/codes-*/*.safetensors"))
+    files = sorted(folder.glob("*/codes-*/*/*.safetensors"))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
     files[0].unlink()
     files[1].write_bytes(files[1].read_bytes()[:-5])
@@ -270,17 +271,20 @@ def test_a_changed_shard_is_encoded_anew(own: Path, done: Path, tmp_path: Path) 
 
 
 def test_two_ranks_make_the_same_codes(own: Path, done: Path, tmp_path: Path) -> None:
-    folder = make_own(tmp_path / "data")
+    folder, alone = make_own(tmp_path / "data"), make_own(tmp_path / "alone")
+    for shard in tmp_path.glob("*/c*/*.tar"):
+        os.utime(shard, (10**9, 10**9))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
                "--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1", "recipes/data/codes.py", str(folder / "coco"),
                str(folder / "cc"), "--codebook", str(done / "codebook.safetensors"), "--threads", "1"]  # fmt: skip
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert told.returncode == 0, told.stderr
     assert "codes of 100 images in 5 shards, 0 could not be decoded" in told.stdout
-    made = {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/codes-*/*")}
-    alone = make_own(tmp_path / "alone")
+    made = {path.relative_to(folder): path.read_bytes() for path in folder.glob("*/codes-*/**/*.*") if path.is_file()}
     encode(alone, done)
-    assert made == {path.relative_to(alone): path.read_bytes() for path in alone.glob("c*/codes-*/*")}
+    assert made == {
+        path.relative_to(alone): path.read_bytes() for path in alone.glob("c*/codes-*/**/*.*") if path.is_file()
+    }
     assert len(made) == 10
 
 
@@ -335,6 +339,8 @@ def test_images_alone_need_a_vocabulary_that_is_given(own: Path) -> None:
     [
         ("data --codebook none.pkl", "--codebook none.pkl is not there"),
         ("data --codebook README.md --crops 0", "--crops 0 must be 1 or more"),
+        ("data --codebook README.md --crops 65", "--crops 65 is above 64: all crops of an image are held at once"),
+        ("data --codebook README.md --max-corrupt-fraction 2", "--max-corrupt-fraction 2.0 is no share; give 0 to 1"),
     ],
 )
 def test_the_script_of_codes_tells_what_cannot_be(arguments: str, told: str) -> None:

@@ -81,6 +81,10 @@ class Catalog:
         """The index of one of the shards."""
         return self._indexes[self._of[shard]].part(int(self._shard[shard]))
 
+    def modified(self, shard: int) -> int:
+        """When one of the shards was last written, in nanoseconds, as its index has it."""
+        return int(self._indexes[self._of[shard]].columns["modified"][self._shard[shard]])
+
     def num_images(self, shard: int) -> int:
         """The samples of a shard that have an image, with a caption or without: the first that the index lists."""
         table = self._indexes[self._of[shard]]

@@ -13,18 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchflava.data.codes import (
+    HEAD,
     REMEDY,
     UNREADABLE,
     CodesOf,
     Kept,
     codes_path,
     crop_rng,
+    hashed,
+    kept_in,
     list_path,
     read_list,
     shard_mark,
 )
+from torchflava.data.remote import DiskCache
 from torchflava.data.shards import ShardImages, ShardPairs
-from torchflava.data.storage import Span
+from torchflava.data.storage import Span, Storage
 from torchflava.transforms.collate import ImageRow
 from torchflava.transforms.image import CorruptSample, TrainViews, decoded
 
@@ -58,6 +62,10 @@ class CodedShards:
             kept = lists[_folder(path)].shards.get(path.rpartition("/")[2])
             if kept is None or kept.images != source.catalog.num_images(shard):
                 raise ValueError(f"the codes beside {path} are not of all its images; {REMEDY}")
+            if "://" not in path and kept.shard.modified != source.catalog.modified(shard):
+                raise ValueError(
+                    f"{path} was written after its codes were made, or copied; {REMEDY}, which looks first"
+                )
             self._kept.append(kept)
 
     def __len__(self) -> int:
@@ -93,21 +101,37 @@ class CodedShards:
             ValueError: if they are of another shard.
         """
         shard, row = self.source.catalog.row_of(index)
-        kept, path = self._kept[shard], codes_path(self.source.paths[shard], self.of)
+        kept, path = self._kept[shard], codes_path(self.source.paths[shard], self.of, self.crops)
+        storage = self.source.storage
+        if isinstance(storage, DiskCache):  # a file made anew is as long as the one before
+            storage = storage.at_version(kept.codes)
         if shard not in self._checked:  # for all shards at the start it would take minutes
-            if shard_mark(self.source.catalog.part(shard)) != kept.mark:
-                raise ValueError(f"{path} has the codes of other images than its shard; {REMEDY}")
+            self._check(shard, path, storage)
             self._checked.add(shard)
         size = 2 * self.of.num_patches
-        found = self.source.storage.read(
-            path, Span(kept.first + (row * self.crops + crop) * size, size), kept.num_bytes
-        )
+        found = storage.read(path, Span(kept.first + (row * self.crops + crop) * size, size), kept.num_bytes)
         codes = np.frombuffer(found, "<u2").astype(np.int64)
         if codes[0] == UNREADABLE:
             raise CorruptSample(f"{self.source.key(index)} could not be decoded when its codes were made")
         if int(codes.max()) >= self.of.num_codes:
             raise ValueError(f"{path} is damaged, at image {row} stands {int(codes.max())}; delete it, and {REMEDY}")
         return torch.from_numpy(codes)
+
+    def _check(self, shard: int, path: str, storage: Storage) -> None:
+        """Read a file of codes once, whole: 4 MB and 10 ms for 10,000 images of 196 patches.
+
+        Raises:
+            CorruptSample: if it cannot be read.
+            ValueError: if it is not the one that `codes.json` lists, or of another shard.
+        """
+        kept = self._kept[shard]
+        if shard_mark(self.source.catalog.part(shard)).table != kept.shard.table:
+            raise ValueError(f"{path} has the codes of other images than its shard; {REMEDY}")
+        whole = memoryview(storage.read(path, Span(0, kept.num_bytes), kept.num_bytes))
+        if kept_in(bytes(whole[:HEAD]), len(whole), self.of, crops=self.crops) != kept:
+            raise ValueError(f"{path} is not the file that codes.json lists; {REMEDY}")
+        if hashed(whole[kept.first :]) != kept.codes:
+            raise ValueError(f"{path} is damaged: its codes have another hash than codes.json tells; {REMEDY}")
 
 
 class CodedRows:

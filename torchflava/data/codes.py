@@ -1,8 +1,8 @@
 """The files that keep the codes of a shard set's images: a dVAE costs more than the image encoder (paper §3.2).
 
-`FOLDER/codes-NAME/`, beside the shards, has a file for each of them, with the codes of its images in the order of the index, and
-`codes.json`, written last, which says of which codebook, crops and shards they are. Letters: R images of a shard, C crops of
-each, N patches.
+`FOLDER/codes-NAME/crops-C/`, beside the shards, has a file for each of them, with the codes of its images in the order of the
+index. `FOLDER/codes-NAME/codes.json`, written last, says of which codebook, crops and shards they are, and holds a hash of each
+file's codes. Letters: R images of a shard, C crops of each, N patches.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ UNREADABLE = 0xFFFF
 HEAD = 1 << 16
 """Bytes at the start of a file that say what is in it."""
 
-_FORMAT = "torchflava codes 1"
+_FORMAT = "torchflava codes 2"
 
 
 class CodesOf(NamedTuple):
@@ -52,6 +52,17 @@ class CodesOf(NamedTuple):
         return json.dumps(self._asdict(), sort_keys=True)
 
 
+class ShardMark(NamedTuple):
+    """Tells a shard from others, and from what it was."""
+
+    table: str
+    """Of its length and its index: other samples, or the same at other places, have another."""
+    modified: int
+    """When, in nanoseconds, as its index has it; counts on the local disk alone."""
+    contents: str
+    """A hash of its images: two of the same length have the same index, as bitmaps often do."""
+
+
 class Kept(NamedTuple):
     """A file of codes."""
 
@@ -62,8 +73,9 @@ class Kept(NamedTuple):
     num_bytes: int
     first: int
     """The byte at which the codes begin."""
-    mark: str
-    """Tells the index of its shard from others."""
+    codes: str
+    """A hash of them."""
+    shard: ShardMark
 
 
 class KeptList(NamedTuple):
@@ -85,16 +97,21 @@ def crop_rng(name: str, crop: int) -> Generator:
     return keyed_rng("crop", name, crop)
 
 
-def shard_mark(index: Index) -> str:
-    """Tells the index of one shard from that of any other: of other samples, or the same at other places."""
-    told = [index.columns[name].tobytes() for name in ("groups", "members", "key_ends", "keys")]
-    return hashlib.blake2b(b"".join(told), digest_size=8).hexdigest()
+def shard_mark(index: Index, contents: str = "") -> ShardMark:
+    """Tells one shard from others by its index, and by the hash of its images where that is known."""
+    told = [index.columns[name].tobytes() for name in ("num_bytes", "groups", "members", "key_ends", "keys")]
+    return ShardMark(hashed(b"".join(told)), int(index.columns["modified"][0]), contents)
 
 
-def codes_path(shard: str, of: CodesOf) -> str:
-    """Where the codes of a shard lie."""
+def hashed(data: bytes | memoryview) -> str:
+    """Eight bytes of BLAKE2b, in hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def codes_path(shard: str, of: CodesOf, crops: int) -> str:
+    """Where the codes of so many crops of a shard's images lie."""
     folder, _, name = shard.rpartition("/")
-    return f"{folder or '.'}/{of.folder}/{name}.safetensors"
+    return f"{folder or '.'}/{of.folder}/crops-{crops}/{name}.safetensors"
 
 
 def list_path(folder: str, of: CodesOf) -> str:
@@ -102,20 +119,30 @@ def list_path(folder: str, of: CodesOf) -> str:
     return f"{folder or '.'}/{of.folder}/codes.json"
 
 
-def write_codes(file: IO[bytes], codes: NDArray[np.int64], of: CodesOf, *, mark: str) -> None:
+def refuse_too_many(of: CodesOf) -> None:
+    """Make sure that a codebook's codes can be kept.
+
+    Raises:
+        ValueError: if it has too many.
+    """
+    if of.num_codes > UNREADABLE:
+        raise ValueError(f"a codebook of {of.num_codes} codes cannot be kept; at most {UNREADABLE} fit into 16 bits")
+
+
+def write_codes(file: IO[bytes], codes: NDArray[np.int64], of: CodesOf, *, mark: ShardMark) -> None:
     """Write the codes of one shard, (R, C, N); -1 all over for an image that cannot be decoded.
 
     Raises:
         ValueError: for codes of another shape, or outside the codebook's.
     """
-    if of.num_codes > UNREADABLE:
-        raise ValueError(f"a codebook of {of.num_codes} codes cannot be kept; at most {UNREADABLE} fit into 16 bits")
+    refuse_too_many(of)
     if codes.ndim != 3 or codes.shape[2] != of.num_patches:
         raise ValueError(f"codes have shape (R, C, {of.num_patches}), got {codes.shape}")
     if codes.size and not -1 <= int(codes.min()) <= int(codes.max()) < of.num_codes:
         raise ValueError(f"codes go from 0 to {of.num_codes - 1}, got {int(codes.min())} to {int(codes.max())}")
     kept = np.where(codes < 0, UNREADABLE, codes).astype("<u2")
-    told = {"of": of.as_json(), "shard": mark, "unreadable": str(int((codes < 0).all((1, 2)).sum()))}
+    told = {"of": of.as_json(), "shard": json.dumps(mark), "codes": hashed(kept.tobytes())}
+    told["unreadable"] = str(int((codes < 0).all((1, 2)).sum()))
     write_columns(file, {"codes": Column("U16", kept.shape, [kept])}, told)
 
 
@@ -129,7 +156,8 @@ def kept_in(head: bytes, num_bytes: int, of: CodesOf, *, crops: int) -> Kept | N
         whole = codes["dtype"] == "U16" and first + 2 * images * crops * of.num_patches == num_bytes
         if not whole or shape != [crops, of.num_patches] or metadata["of"] != of.as_json():
             return None
-        return Kept(images, int(metadata["unreadable"]), num_bytes, first, str(metadata["shard"]))
+        mark = _mark(json.loads(metadata["shard"]))
+        return Kept(images, int(metadata["unreadable"]), num_bytes, first, str(metadata["codes"]), mark)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -145,8 +173,15 @@ def read_list(text: bytes, path: str, of: CodesOf) -> KeptList:
         if told["format"] != _FORMAT or told["of"] != of.as_json():
             raise ValueError("it is of other codes")
         shards = {}
-        for name, (images, unreadable, num_bytes, first, mark) in told["shards"].items():
-            shards[name] = Kept(int(images), int(unreadable), int(num_bytes), int(first), str(mark))
-        return KeptList(int(told["crops"]), shards)
+        for name, (images, unreadable, num_bytes, first, codes, mark) in told["shards"].items():
+            shards[name] = Kept(int(images), int(unreadable), int(num_bytes), int(first), str(codes), _mark(mark))
+        if (crops := int(told["crops"])) < 1:
+            raise ValueError(f"it is of {crops} crops")
+        return KeptList(crops, shards)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); delete its folder, and {REMEDY}") from error
+
+
+def _mark(told: Any) -> ShardMark:
+    table, modified, contents = told
+    return ShardMark(str(table), int(modified), str(contents))

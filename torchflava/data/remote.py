@@ -4,6 +4,7 @@ cache on the local disk, or read range by range.
 A failed read is tried again with growing pauses. What still fails is a CorruptSample, which the loader replaces.
 """
 
+import copy
 import fcntl
 import hashlib
 import os
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 _PIECE = 1 << 24  # bytes fetched by one request
 _LOCKS = 64  # shards that processes of one machine can fetch at a time, about
+_ANEW = ("index.safetensors", "codes.json")  # written again in place, which their length need not show
 _WAIT = 0.05  # seconds between two looks whether there is room
 
 
@@ -145,6 +147,13 @@ class DiskCache(_Remote):
             raise ValueError(f"a cache of {limit} bytes holds no shard; give it room for some")
         self.folder = Path(folder)
         self.limit = limit
+        self.version = ""
+
+    def at_version(self, version: str) -> "DiskCache":
+        """The same cache for a file of which it is known what it holds: copies of other versions of it are not taken."""
+        made = copy.copy(self)
+        made.version = version
+        return made
 
     def read(self, path: str, span: Span, num_bytes: int) -> bytes:
         """The bytes at `span` of the shard at the URL `path`, which has `num_bytes` bytes and is fetched if need be.
@@ -162,11 +171,16 @@ class DiskCache(_Remote):
     def open_whole(self, path: str, num_bytes: int | None = None) -> BinaryIO:
         """The copy of a whole file; it can be read to its end even if it has to make room meanwhile.
 
+        Indexes and lists of codes are fetched each time, and not kept: they say what else is up to date.
+
         Raises:
             OSError: if it cannot be fetched, or is of another length than `num_bytes`.
         """
+        if path.rpartition("/")[2] in _ANEW:
+            return Ranged(self.retries).open_whole(path, num_bytes)
         size = self._size(path) if num_bytes is None else num_bytes
-        digest = hashlib.blake2b(f"{size} {path}".encode(), digest_size=12).hexdigest()
+        told = f"{size} {path}" + (f" {self.version}" if self.version else "")
+        digest = hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
         kept = self.folder / f"{digest}.shard"
         while True:
             try:

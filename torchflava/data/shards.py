@@ -28,6 +28,10 @@ _MOST = (1 << 28, 1 << 16, 1 << 24)
 _GAP = 1 << 16  # bytes between two members that are read along rather than asked for twice
 
 
+class TooLong(CorruptSample):
+    """A member of more bytes than are read of one: no second reading mends it."""
+
+
 class _Shards:
     """What all sources of shards share. Threads and processes may read at once."""
 
@@ -124,7 +128,7 @@ class _Shards:
         for part, _, size, _ in members:
             if size > _MOST[part]:
                 told = f"its {('image', 'caption', '.json')[part]} has {size} bytes; at most {_MOST[part]} are read"
-                raise CorruptSample(f"{self._key(place)}: {told}")
+                raise TooLong(f"{self._key(place)}: {told}")
         spans = [Span((block - 1) * BLOCK, BLOCK + size) for _, block, size, _ in members]  # with the header before it
         start, end = min(span.offset for span in spans), max(span.offset + span.size for span in spans)
         if end - start <= sum(span.size for span in spans) + _GAP:
