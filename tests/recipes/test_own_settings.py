@@ -9,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsed import read_page
 from own_layouts import jpeg, make_own, words
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "data"))
 
+import browse
+import codes_settings
+import encode_shards
 from corpora import kinds, open_corpus
 from presets import parse
 
@@ -161,3 +166,22 @@ def test_a_folder_of_a_store_and_a_missing_index_are_told_of(
         open_pairs(f"file://{tmp_path}/cc/*.tar")
     assert "5 of 5 shards, such as file://" in caplog.text
     assert "have no index beside them and are fetched whole" in caplog.text
+
+
+def test_shards_with_codes_are_browsed_as_without(own: Path, tmp_path: Path, vocab: list[str]) -> None:
+    """Shards, sizes, keys and metadata are told all the same, and a vocabulary may be given."""
+    folder = make_own(tmp_path / "coded")
+    flags = [*PAIRS_ALONE, "--pairs", f"{folder}/coco", *vocab]
+    plain = read_page(browse.main([*flags, "--out", str(tmp_path / "plain.html"), "--num", "4", "--measure", "20"]))
+    encode_shards.run(codes_settings.parse([f"{folder}/coco", "--codebook", f"{own}/codebook.safetensors"]))
+    more = ["--codes", "cached", "--out", str(tmp_path / "coded.html"), "--num", "4", "--measure", "20"]
+    coded = read_page(browse.main([*flags, *more]))
+    assert coded.all("table")[0].text == plain.all("table")[0].text
+    assert "coco 60 3 " in coded.all("table")[0].text
+    told = [[figure.all("pre")[0].text for figure in page.all("figure", of="sample")] for page in (plain, coded)]
+    assert told[0] == told[1]
+    assert all("number" in one for one in told[1])
+    assert len(told[1]) == 4
+    assert coded.one("section", id="rejects").text == plain.one("section", id="rejects").text
+    tokens = len((own / "vocab.txt").read_text().splitlines())
+    assert f"{tokens} tokens in the vocabulary" in coded.text
