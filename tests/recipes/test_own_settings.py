@@ -171,10 +171,12 @@ def test_a_folder_of_a_store_and_a_missing_index_are_told_of(
 def test_shards_with_codes_are_browsed_as_without(own: Path, tmp_path: Path, vocab: list[str]) -> None:
     """Shards, sizes, keys and metadata are told all the same, and a vocabulary may be given."""
     folder = make_own(tmp_path / "coded")
-    flags = [*PAIRS_ALONE, "--pairs", f"{folder}/coco", *vocab]
-    plain = read_page(browse.main([*flags, "--out", str(tmp_path / "plain.html"), "--num", "4", "--measure", "20"]))
+    flags = [*PAIRS_ALONE, "--pairs", f"{folder}/coco", *vocab[2:]]
+    plain = read_page(
+        browse.main([*flags, *vocab[:2], "--out", str(tmp_path / "plain.html"), "--num", "4", "--measure", "20"])
+    )
     encode_shards.run(codes_settings.parse([f"{folder}/coco", "--codebook", f"{own}/codebook.safetensors"]))
-    more = ["--codes", "cached", "--out", str(tmp_path / "coded.html"), "--num", "4", "--measure", "20"]
+    more = ["--codes", "cached", *vocab[:2], "--out", str(tmp_path / "coded.html"), "--num", "4", "--measure", "20"]
     coded = read_page(browse.main([*flags, *more]))
     assert coded.all("table")[0].text == plain.all("table")[0].text
     assert "coco 60 3 " in coded.all("table")[0].text
@@ -183,5 +185,7 @@ def test_shards_with_codes_are_browsed_as_without(own: Path, tmp_path: Path, voc
     assert all("number" in one for one in told[1])
     assert len(told[1]) == 4
     assert coded.one("section", id="rejects").text == plain.one("section", id="rejects").text
-    tokens = len((own / "vocab.txt").read_text().splitlines())
-    assert f"{tokens} tokens in the vocabulary" in coded.text
+    (tmp_path / "few.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    few = [*flags, "--vocab", str(tmp_path / "few.txt"), "--out", str(tmp_path / "few.html"), "--num", "4"]
+    assert "[UNK]" in read_page(browse.main(few)).one("section", id="samples").text
+    assert "[UNK]" not in plain.one("section", id="samples").text
