@@ -22,11 +22,13 @@ from corpora import kinds, open_corpus
 from presets import parse
 
 from torchflava.data.blend import Blend, Nearby, choose
+from torchflava.data.caption_files import CAPTION_FIELDS, IMAGE_FIELDS
 from torchflava.data.mixture import Mixture
 from torchflava.data.opening import open_pairs
 from torchflava.data.scenes import ScenePairs
 from torchflava.data.tars import write_shards
 
+ROOT = Path(__file__).parents[2]
 PAIRS_ALONE = ["--preset", "tiny", "--corpus", "own", "--shares.pair", "1", "--shares.image", "0", "--shares.text", "0"]
 
 
@@ -189,3 +191,11 @@ def test_shards_with_codes_are_browsed_as_without(own: Path, tmp_path: Path, voc
     few = [*flags, "--vocab", str(tmp_path / "few.txt"), "--out", str(tmp_path / "few.html"), "--num", "4"]
     assert "[UNK]" in read_page(browse.main(few)).one("section", id="samples").text
     assert "[UNK]" not in plain.one("section", id="samples").text
+
+
+def test_the_guide_names_the_columns_of_a_captions_file() -> None:
+    (told,) = (
+        part for part in (ROOT / "docs" / "data.md").read_text().split("\n\n") if part.startswith("A captions file")
+    )
+    named = told[: told.index(";")].split("`")[1::2]
+    assert named == [*IMAGE_FIELDS, *CAPTION_FIELDS]
