@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.random import Generator
-from own_sources import is_coded, own_images, own_pairs, own_texts, with_codes
+from own_sources import check_held_out, check_window, is_coded, own_images, own_pairs, own_texts, with_codes
 from presets import Config
 
 from torchflava.codebooks import DalleCodebook, PatchCodebook, fit_patches, load_codebook
@@ -82,7 +82,10 @@ def emoji(config: Config) -> Sources:
 def own(config: Config) -> Sources:
     """What --pairs, --images and --texts name; mild crops, as the paper's."""
     views = TrainViews(config.image_size, config.code_size)
-    return Sources(own_pairs(config.own), own_images(config.own), own_texts(config.own), views)
+    check_held_out(config.own)
+    sources = Sources(own_pairs(config.own), own_images(config.own), own_texts(config.own), views)
+    check_window(config.own, sources[:3])
+    return sources
 
 
 def open_corpus(config: Config) -> Corpus:

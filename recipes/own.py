@@ -26,7 +26,8 @@ class Own:
     held_out: tuple[str, ...] = ()
     """Pairs to measure on, which must not be among those to train on."""
     window: int = 0
-    """Shards that are drawn from at a time, for object stores; 0 means all. What is not in shards is drawn from as a whole."""
+    """Shards that are drawn from at a time, for object stores; 0 means all. What is not in shards is drawn as a whole; beside it,
+    and with weights, each place has its own window, and an epoch of the whole sees each sample once only on average."""
     cache: str = ""
     """A folder of this machine's disk for shards fetched from URLs; without it every sample is a request of its own."""
     cache_gb: float = 100.0
@@ -69,11 +70,17 @@ def complaints_of_own(own: Own, *, asked: bool, shares: dict[str, float], measur
             yield f"--shares.{kind} is {share}, but --{kind}s names no place; give one or more, or set the share to 0"
         if given and not share:
             yield f"--{kind}s are given, but --shares.{kind} is 0; leave them out or raise it"
+        if getattr(own, f"{kind}_weights") and len(given) < 2:
+            yield f"--{kind}-weights are of several places, but --{kind}s names {len(given)}; leave them out"
     if own.window < 0:
         yield f"--window {own.window} must be 0 or more shards"
     if own.cache and not own.window:
         yield "with --cache, --window must say how many shards are drawn from at a time, such as 64"
     if own.cache_gb <= 0:
         yield f"--cache-gb {own.cache_gb} must be above 0"
+    if own.cache_gb != Own().cache_gb and not own.cache:
+        yield f"--cache-gb {own.cache_gb} is the room of a cache, and there is none; name its folder by --cache"
+    if own.cache and not any("://" in place for place in (*own.pairs, *own.images, *own.texts, *own.held_out)):
+        yield f"--cache {own.cache} is for shards fetched from URLs, and no place is one; leave it out"
     if measures and not own.held_out:
         yield "--measure-every has nothing to measure on; name pairs by --held-out, or leave it out"

@@ -32,7 +32,8 @@ class Config:
     first_step: int = 0
     """The step of the run from which on samples are shown."""
     vocab: Path | None = None
-    """For shards: a vocab.txt or tokenizer.json; without one, it is learnt from the captions that are measured."""
+    """A vocab.txt or tokenizer.json, for shards or a mixture; without one, it is learnt: of shards, from the captions that are
+    measured."""
 
 
 def main(words: Sequence[str]) -> Path:
@@ -58,7 +59,7 @@ def main(words: Sequence[str]) -> Path:
     if config.run is not None:
         plan = plan_of_run(config.run)
     elif rest[0].startswith("-"):
-        plan = plan_of_flags(rest)
+        plan = plan_of_flags(rest if config.vocab is None else [*rest, "--vocab", str(config.vocab)])
     else:
         plan = plan_of_paths(rest, config.vocab, num=config.num, measured=config.measure)
     if plan.steps and config.first_step >= plan.steps:
@@ -91,8 +92,8 @@ def _check(config: Config, rest: Sequence[str]) -> None:
         raise ValueError(f"{flag} is no flag for shards; give either folders or flags of pretrain.py")
     if of_shards and config.first_step:
         raise ValueError(f"--first-step {config.first_step} is a run's; shards alone have no steps")
-    if not of_shards and config.vocab is not None:
-        raise ValueError(f"--vocab {config.vocab} is for shards; a run has a vocabulary of its own")
+    if config.run is not None and config.vocab is not None:
+        raise ValueError(f"--vocab {config.vocab} is for shards and mixtures; a run has a vocabulary of its own")
 
 
 def _write(path: Path, page: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from browse_drawing import code_map, data_uri, mask_path, thumbnail
 from browse_measures import Unread, reason_of
 from browse_plan import Plan
-from browse_sources import key_of, text_in
+from browse_sources import key_of, text_in, uncoded
 
 from torchflava.batch import IGNORE, RawImageBatch, RawPairBatch, RawTextBatch
 from torchflava.data.mixture import Kind, Mixture
@@ -176,6 +176,7 @@ def _word(places: list[int], seen: list[int], asked: dict[int, int], tokenizer: 
 
 
 def _meta(source: Any, at: int) -> str:
+    source = uncoded(source)
     if not hasattr(source, "meta"):
         return ""
     try:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from torchflava.data.blend import Blend, Chosen, Nearby
+from torchflava.data.coded import CodedShards
 from torchflava.data.mixture import Mixture
 from torchflava.data.order import key, permute
 from torchflava.data.samples import ImageSample, PairSample, TextSample
@@ -70,7 +71,7 @@ def paths_of(source: Any) -> list[str]:
 
 def parts(source: Any) -> list[tuple[Any, float]]:
     """The sources that a kind of batch is drawn from, and the share of its draws that each has."""
-    if isinstance(source, Nearby):
+    if isinstance(source, Nearby | CodedShards):
         return parts(source.source)
     if not isinstance(source, Blend):
         return [(source, 1.0)]
@@ -90,7 +91,13 @@ def drawn(source: Any, num: int, *, seed: int) -> list[Chosen]:
         return [chosen for part, share in shares for chosen in drawn(part, share, seed=seed)]
     taken = np.arange(min(num, len(source)), dtype=np.uint64)
     places = permute(len(source), key(seed, "browse", source.name), taken).tolist()
-    return [source.locate(at) if isinstance(source, Blend) else Chosen(source, 0, at) for at in places]
+    found = [source.locate(at) if isinstance(source, Blend) else Chosen(source, 0, at) for at in places]
+    return [chosen._replace(source=uncoded(chosen.source)) for chosen in found]
+
+
+def uncoded(source: Any) -> Any:
+    """The shards themselves, of shards whose codes are read from beside them."""
+    return source.source if isinstance(source, CodedShards) else source
 
 
 def text_of(chosen: Chosen) -> str:
@@ -115,4 +122,5 @@ def image_in(sample: ImageSample | TextSample | PairSample) -> Tensor | bytes | 
 
 def key_of(source: Any, at: int) -> str:
     """The name of a sample that need not be readable."""
+    source = uncoded(source)
     return source.key(at) if hasattr(source, "key") else f"{source.name}/{at}"

@@ -226,7 +226,7 @@ def test_shards_that_hold_nothing_readable_make_a_page_too(tmp_path: Path) -> No
         (["FOLDER", "--vocab", "FOLDER/card.json"], "card.json: no tokenizer.json"),
         (["FOLDER", "--vocab", "EMPTY/vocab.txt"], "vocab.txt: there is no such file"),
         (["FOLDER", "--seed", "3"], "--seed is no flag for shards; give either folders or flags of pretrain.py"),
-        (["--preset", "tiny", "--vocab", "v.txt"], "--vocab v.txt is for shards; a run has a vocabulary of its own"),
+        (["--run", "EMPTY", "--vocab", "v.txt"], "--vocab v.txt is for shards and mixtures; a run has a vocabulary of"),
         (["--preset", "tiny", "--first-step", "-1"], "--first-step -1 must be 0 or more"),
         (["--run", "EMPTY"], "--run EMPTY: its config.json cannot be read"),
         (["--run", "EMPTY", "--preset", "tiny"], "--run EMPTY says all that --preset tiny would"),

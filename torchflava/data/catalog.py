@@ -85,6 +85,10 @@ class Catalog:
         """When one of the shards was last written, in nanoseconds, as its index has it."""
         return int(self._indexes[self._of[shard]].columns["modified"][self._shard[shard]])
 
+    def num_bytes(self, shard: int) -> int:
+        """How long the file of a shard is."""
+        return int(self._indexes[self._of[shard]].columns["num_bytes"][self._shard[shard]])
+
     def num_images(self, shard: int) -> int:
         """The samples of a shard that have an image, with a caption or without: the first that the index lists."""
         table = self._indexes[self._of[shard]]
@@ -109,6 +113,9 @@ def look_up(paths: Sequence[str], endings: Endings, storage: Storage, *, remote:
         told = f"{len(unfit)} of {len(paths)} shards, such as {paths[unfit[0]]}"
         log.warning("%s, have changed since they were indexed and are scanned; %s", told, REMEDY)
     to_scan = sorted({*unfit, *(i for i, listed in enumerate(found) if listed is None)})
+    if to_scan and remote:
+        told = f"{len(to_scan)} of {len(paths)} shards, such as {paths[to_scan[0]]}"
+        log.warning("%s, have no index beside them and are fetched whole to be scanned; %s", told, REMEDY)
     if to_scan:
         made = join([_scanned(paths[i], endings, storage, remote) for i in to_scan])
         for shard, i in enumerate(to_scan):

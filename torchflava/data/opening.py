@@ -144,6 +144,8 @@ def _find(place: str) -> _Place:
 def _urls(place: str) -> list[str]:
     named = _numbered(place)
     if not any(sign in named[0] for sign in "*?["):
+        if "." not in place.rpartition("/")[2]:
+            raise ValueError(f"{place} names no tar; if it is a folder, name the tars in it: {place.rstrip('/')}/*.tar")
         return named
     from fsspec.core import url_to_fs  # slow to import, and few read from afar
 
@@ -188,7 +190,13 @@ def _dataset(found: _Place, *columns: str) -> list[Any]:
     saved = os.path.isfile(f"{place}/dataset_info.json") or os.path.isfile(f"{place}/dataset_dict.json")
     if saved:
         dataset = datasets.load_from_disk(place)
-        dataset = dataset[split] if isinstance(dataset, datasets.DatasetDict) else dataset
+        splits = list(dataset) if isinstance(dataset, datasets.DatasetDict) else None
+        if "config" in told or (splits is None and "split" in told):
+            lacks = "configs" if "config" in told else "splits"
+            raise ValueError(f"{found.given} is saved on disk without {lacks}; leave that key out")
+        if splits is not None and split not in splits:
+            raise ValueError(f"{found.given} has no split {split}; there are {', '.join(splits)}")
+        dataset = dataset if splits is None else dataset[split]
     else:
         load: Callable[..., Any] = datasets.load_dataset
         dataset = load(place, told.get("config"), split=split)

@@ -127,8 +127,10 @@ class PairRows:
         return PairRow(image, tokens.ids, text, matched=other is None)
 
     def _other(self, source: PairSource, index: int, caption: str, *, rng: Rng) -> str | None:
-        for _ in range(8):
-            other = source.caption(self.other(source, index, rng))
+        for turn in range(8):
+            # A shard may hold one sample, or equal captions; the whole source is asked then, though it costs a fetch.
+            look = self.other if turn < 4 else anywhere
+            other = source.caption(look(source, index, rng))
             if other.strip().lower() != caption.strip().lower():
                 return other if self.vary is None else self.vary(other, rng)
         return None
