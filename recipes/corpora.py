@@ -1,7 +1,9 @@
 """What a recipe trains on: sources, vocabulary and codebook, and how a sample becomes the row of a batch."""
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.random import Generator
+from own import Own
 from own_sources import check_held_out, check_window, is_coded, own_images, own_pairs, own_texts, with_codes
 from presets import Config
 
@@ -112,9 +115,19 @@ def open_corpus(config: Config) -> Corpus:
             f"{side} x {side} patches and --code-size is {config.code_size}; make them agree"
         )
     if config.corpus == "own":
-        pairs, images = (with_codes(one, config.own, sources.views, codebook) for one in sources[:2])
+        pairs = with_codes(sources.pairs, _own_of(config, "pair"), sources.views, codebook)
+        images = with_codes(sources.images, _own_of(config, "image"), sources.views, codebook)
         sources = sources._replace(pairs=pairs, images=images)
     return Corpus(sources, tokenizer, codebook)
+
+
+def _own_of(config: Config, kind: str) -> Own:
+    """The settings of a kind; a run that goes on takes codes from where it began to, if they were made meanwhile or not."""
+    kept = Path(config.resume, "data.json")
+    if not config.resume or config.own.codes != "auto" or not kept.exists():
+        return config.own
+    began_with = '"codes"' in json.dumps(json.loads(kept.read_text())["sources"].get(kind))
+    return replace(config.own, codes="cached" if began_with else "online")
 
 
 def _sees_images(config: Config) -> bool:

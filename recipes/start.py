@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from corpora import Corpus, open_corpus, save_corpus
 from folders import check_space, find_folder
+from own_sources import is_coded
 from presets import Config, as_json, shaping
 from torch import Tensor
 
@@ -79,6 +80,17 @@ def start(config: Config, run: Run) -> Started:
             f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}",
             flush=True,
         )
+        if config.corpus == "own":
+            told = {kind: getattr(corpus.sources, f"{kind}s") for kind in ("pair", "image")}
+            where = {
+                kind: "read from beside the shards" if is_coded(one) else "computed in each step"
+                for kind, one in told.items()
+            }
+            print(
+                *(f"codes of {kind}s are {where[kind]}" for kind, one in told.items() if one is not None),
+                sep="; ",
+                flush=True,
+            )
     return Started(folder, corpus, model, optimizer, scaler, done)
 
 

@@ -127,7 +127,7 @@ def test_pairs_of_coded_shards(shards: list[Path]) -> None:
     row = PairRows(CodedRows(VIEWS, lambda rng: np.ones(9, bool)), texts, 0.0)(source, 2, keyed_rng(3))
     assert row.ids == [ord(c) for c in source.caption(2)]
     assert row.image.target.shape == (9,)
-    assert source.told() == {"name": "pairs", "length": len(source), "codes": OF.folder, "crops": CROPS}
+    assert source.told() == ShardPairs(shards).told() | {"codes": OF.folder, "crops": CROPS}
 
 
 def test_an_image_that_could_not_be_decoded_is_replaced(shards: list[Path]) -> None:

@@ -220,6 +220,25 @@ def test_a_run_with_codes_trains_and_refuses_to_go_on_without(coded: Path, done:
         pretrain.main([*words(coded), "--codes", "online", "--resume", str(run)])
 
 
+def test_codes_that_were_made_since_a_run_began_do_not_stop_it(
+    done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_own(tmp_path / "data")
+    given = ["--codebook", str(done / "codebook.safetensors"), "--save-every", "2"]
+    pretrain.main([*words(folder), *given, "--folder", str(tmp_path / "runs")])
+    assert (
+        "codes of pairs are computed in each step; codes of images are computed in each step" in capfd.readouterr().out
+    )
+    (run,) = (tmp_path / "runs").iterdir()
+    before = log(run)
+    shutil.rmtree(run / "step-00000005")
+    encode(folder, done)
+    pretrain.main([*words(folder), *given, "--resume", str(run)])
+    assert log(run) == before
+    pretrain.main([*words(folder), *given, "--folder", str(tmp_path / "others")])
+    assert "codes of pairs are read from beside the shards; codes of images are read" in capfd.readouterr().out
+
+
 def test_without_codes_cached_is_an_error_and_auto_tells_of_a_part(
     coded: Path, done: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -87,7 +87,7 @@ class CodedShards:
 
     def told(self) -> dict[str, Any]:
         """What fixes the samples of a run: with codes go crops of their own."""
-        return {"name": self.name, "length": len(self), "codes": self.of.folder, "crops": self.crops}
+        return self.source.told() | {"codes": self.of.folder, "crops": self.crops}
 
     def crop_rng(self, index: int, crop: int) -> Generator:
         """The generator that cut crop number `crop` of sample `index`."""
