@@ -21,6 +21,7 @@ import kept_files
 from torchflava.codebooks import PatchCodebook, fingerprint, fit_patches
 from torchflava.data.coded import CodedShards
 from torchflava.data.codes import CodesOf
+from torchflava.data.remote import DiskCache
 from torchflava.data.shards import ShardImages
 from torchflava.data.tars import write_tar
 from torchflava.transforms.image import CorruptSample, TrainViews, decoded
@@ -209,3 +210,19 @@ def test_too_many_codes_are_told_before_anything_is_encoded(book: Path, tmp_path
     monkeypatch.setattr("torchflava.data.codes.UNREADABLE", 6)
     with pytest.raises(ValueError, match="a codebook of 7 codes cannot be kept"):
         encode(book, tmp_path / "set")
+
+
+def test_a_cache_gives_no_codes_of_before(book: Path, tmp_path: Path) -> None:
+    """Codes made anew, as long as those before, from a cache that holds a copy of these."""
+    import fsspec
+
+    path, system = shard(tmp_path / "set" / "0.tar", 0), fsspec.filesystem("memory")
+    for first in (0, 500):
+        shard(path, first)
+        encode(book, path.parent)
+        system.pipe_file("/codes-cache/0.tar", path.read_bytes())
+        for made in [*files(path.parent), *path.parent.glob("codes-*/codes.json")]:
+            system.pipe_file(f"/codes-cache/{made.relative_to(path.parent)}", made.read_bytes())
+        afar = ShardImages(["memory://codes-cache/0.tar"], storage=DiskCache(tmp_path / "cache", 1 << 20))
+        local = CodedShards(ShardImages([path]), OF)
+        assert all(torch.equal(CodedShards(afar, OF).codes(i, 0), local.codes(i, 0)) for i in range(20))
