@@ -51,7 +51,8 @@ class Corpus(NamedTuple):
     """The samples of a run and what was learnt from them before training."""
 
     sources: Sources
-    tokenizer: WordPiece
+    tokenizer: WordPiece | None
+    """None where there are no texts, and no vocabulary is given."""
     codebook: PatchCodebook | DalleCodebook | None
     """None where no image is trained on."""
 
@@ -101,7 +102,8 @@ def open_corpus(config: Config) -> Corpus:
     sources = {"scenes": scenes, "emoji": emoji, "own": own}[config.corpus](config)
     if config.resume:
         kept = Path(config.resume)
-        tokenizer = WordPiece.from_file(kept / "vocab.txt")
+        unread = sources.pairs is None and sources.texts is None and not (kept / "vocab.txt").exists()
+        tokenizer = None if unread else WordPiece.from_file(kept / "vocab.txt")
         codebook = load_codebook(kept / "codebook.safetensors") if _sees_images(config) else None
     else:
         tokenizer = _tokenizer(config, sources)
@@ -134,12 +136,12 @@ def _sees_images(config: Config) -> bool:
     return bool(config.shares.image or config.shares.pair)
 
 
-def _tokenizer(config: Config, sources: Sources) -> WordPiece:
-    """The vocabulary that `--vocab` names, or one learnt from the captions and texts."""
+def _tokenizer(config: Config, sources: Sources) -> WordPiece | None:
+    """The vocabulary that `--vocab` names, or one learnt from the captions and texts; none where there are only images."""
     if config.vocab:
         return WordPiece.from_file(config.vocab)
     if sources.pairs is None and sources.texts is None:
-        raise ValueError("a vocabulary is learnt from captions and texts, and there are none; give one by --vocab")
+        return None
     return WordPiece.train(_captions(config, sources), config.vocab_size)
 
 
@@ -166,7 +168,8 @@ def name_and_keywords(caption: str, rng: Generator) -> str:
 
 def save_corpus(corpus: Corpus, folder: Path) -> None:
     """Keep what was learnt before training, for resuming and for whoever uses the model."""
-    corpus.tokenizer.save(folder / "vocab.txt")
+    if corpus.tokenizer is not None:
+        corpus.tokenizer.save(folder / "vocab.txt")
     if corpus.codebook is not None:
         corpus.codebook.save(folder / "codebook.safetensors")
 
@@ -175,12 +178,15 @@ def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
     """The kinds of batch that have a share of the steps."""
     grid = (config.image_size // config.patch_size,) * 2
     num_masked = round(grid[0] * grid[1] * config.patch_mask_rate)
-    collate = Collate(corpus.tokenizer.vocab_size, num_masked, pad_id=corpus.tokenizer.pad_id)
     mask = partial(block_mask, grid, num_masked=num_masked)
 
     def images(source: Any) -> ImageRows | CodedRows:
         return (CodedRows if is_coded(source) else ImageRows)(corpus.sources.views, mask)
 
+    if corpus.tokenizer is None:
+        rows = images(corpus.sources.images)
+        return {"image": Kind(corpus.sources.images, rows, Collate(1, num_masked).images, config.shares.image)}
+    collate = Collate(corpus.tokenizer.vocab_size, num_masked, pad_id=corpus.tokenizer.pad_id)
     words = partial(mask_words, corpus.tokenizer, rate=config.mask_rate)
     captions = TextRows(corpus.tokenizer, words, config.max_length)
     texts = TextRows(corpus.tokenizer, words, config.text_length or config.max_length)

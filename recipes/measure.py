@@ -107,7 +107,8 @@ class Measured:
     def _counts(self, labels: Tensor) -> Tensor:
         """How often each label occurs, of as many as any head tells apart."""
         num_codes = 0 if self.corpus.codebook is None else self.corpus.codebook.num_codes
-        most = max(self.corpus.tokenizer.vocab_size, num_codes, 2)
+        num_tokens = 0 if self.corpus.tokenizer is None else self.corpus.tokenizer.vocab_size
+        most = max(num_tokens, num_codes, 2)
         return torch.bincount(labels[labels != IGNORE].flatten().long(), minlength=most)
 
     def retrieval(self, images: Sequence[Tensor | bytes], captions: Sequence[str]) -> tuple[list[Reading], list[int]]:

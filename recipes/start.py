@@ -98,7 +98,8 @@ def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
     """The model on all ranks; built without memory, which its parts get as they are drawn and sharded one by one."""
     with torch.device("meta"):
         num_codes = config.num_codes if corpus.codebook is None else corpus.codebook.num_codes
-        model = build(config, corpus.tokenizer.vocab_size, num_codes)
+        vocab_size = config.vocab_size if corpus.tokenizer is None else corpus.tokenizer.vocab_size
+        model = build(config, vocab_size, num_codes)
     if config.recompute:
         recompute(model.units())
     if config.compiled:

@@ -335,24 +335,6 @@ def test_what_cannot_be_is_told_before_anything_is_opened(arguments: str, told: 
     assert told in str(error.value)
 
 
-def test_images_alone_need_a_vocabulary_that_is_given(own: Path) -> None:
-    arguments = [
-        "--preset",
-        "tiny",
-        "--corpus",
-        "own",
-        "--shares.pair",
-        "0",
-        "--shares.image",
-        "1",
-        "--shares.text",
-        "0",
-        "--images",
-    ]
-    with pytest.raises(ValueError, match="there are none; give one by --vocab"):
-        open_corpus(parse([*arguments, f"{own}/imagenet"]))
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,5 +1,6 @@
 """A user's own data: settings that would be ignored are refused, and what a window is for is done or told."""
 
+import json
 import logging
 import shutil
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from browsed import read_page
 from own_layouts import jpeg, make_own, words
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "data"))
@@ -18,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes" / "data"))
 import browse
 import codes_settings
 import encode_shards
+import pretrain
 from corpora import kinds, open_corpus
 from presets import parse
 
@@ -199,3 +202,20 @@ def test_the_guide_names_the_columns_of_a_captions_file() -> None:
     )
     named = told[: told.index(";")].split("`")[1::2]
     assert named == [*IMAGE_FIELDS, *CAPTION_FIELDS]
+
+
+def test_images_alone_need_no_vocabulary(own: Path, tmp_path: Path) -> None:
+    """Measured on what is held out too, and gone on with; the model keeps room for as many tokens as are asked for."""
+    shares = ["--shares.pair", "0", "--shares.image", "1", "--shares.text", "0", "--vocab-size", "77"]
+    places = ["--images", f"{own}/imagenet", "--held-out", f"{own}/valid"]
+    arguments = ["--preset", "tiny", "--corpus", "own", *shares, *places, "--folder", str(tmp_path)]
+    pretrain.main(arguments)
+    (run,) = tmp_path.iterdir()
+    assert not (run / "vocab.txt").exists()
+    assert set(json.loads((run / "result.json").read_text())["readings"]) == {"mim loss", "codes used"}
+    tensors = load_file(run / "model.safetensors")
+    assert next(len(tensor) for name, tensor in tensors.items() if "word" in name or "token_emb" in name) == 77
+    pretrain.main([*arguments, "--resume", str(run)])
+    assert (
+        "This is not what the run saw" not in browse.main(["--run", str(run), "--out", str(tmp_path / "p")]).read_text()
+    )
