@@ -100,6 +100,7 @@ def test_the_same_command_goes_on_after_an_error(
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_what_died_before_its_first_checkpoint_starts_anew(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_signal_finishes_the_step_saves_and_leaves_to_be_started_again(
     assert same_end(start(tmp_path), whole)
 
 
+@pytest.mark.slow
 def test_a_record_has_the_steps_of_before_a_signal_too(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

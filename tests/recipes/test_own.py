@@ -66,6 +66,7 @@ def test_a_run_on_own_data_is_measured_on_what_was_held_out(done: Path) -> None:
     assert kept["text"]["name"] == "news texts"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "held_out"), [("text", False), ("text", True), ("image", True)])
 def test_one_kind_alone(own: Path, done: Path, tmp_path: Path, kind: str, held_out: bool) -> None:
     """Texts need no codebook; what is measured is what was trained."""
@@ -83,6 +84,7 @@ def test_one_kind_alone(own: Path, done: Path, tmp_path: Path, kind: str, held_o
     pretrain.main([*arguments, "--resume", str(run)])
 
 
+@pytest.mark.slow
 def test_broken_held_out_pairs_end_no_run(own: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     half, none = tmp_path / "half", tmp_path / "none"
     for folder, share in ((half, 2), (none, 1)):
@@ -289,6 +291,7 @@ def test_a_changed_shard_is_encoded_anew(own: Path, done: Path, tmp_path: Path) 
     assert source.sources[0].codes(25, 0).shape == (16,)
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_same_codes(own: Path, done: Path, tmp_path: Path) -> None:
     folder, alone = make_own(tmp_path / "data"), make_own(tmp_path / "alone")
     for shard in tmp_path.glob("*/c*/*.tar"):

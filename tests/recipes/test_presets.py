@@ -132,6 +132,7 @@ def trained(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return parse(words)
 
 
+@pytest.mark.slow
 def test_the_twin_of_the_full_run_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained("flava", tmp_path, monkeypatch).model == "tiny"
 

@@ -100,6 +100,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(
     assert losses(only_folder(tmp_path / "again")) == losses(tiny_run[0])
 
 
+@pytest.mark.slow
 def test_measuring_on_the_way_changes_nothing_but_the_log(tiny_run: tuple[Path, str], tmp_path: Path) -> None:
     assert run(["--preset", "tiny", "--measure-every", "2"], tmp_path).returncode == 0
     records, name = losses(only_folder(tmp_path)), "measured/text to image R@1"
