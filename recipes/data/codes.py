@@ -50,6 +50,11 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    import os
+
+    # Before torch is there: where others use the cores too, OpenMP's threads would spin while they wait for each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
     from torch.distributed.elastic.multiprocessing.errors import record
 
     record(main)(sys.argv[1:])

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from torchflava.training import TIMED
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 PRELOADED = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.elastic.multiprocessing.errors", "tyro",
@@ -101,8 +103,7 @@ def trace(folder: Path) -> dict[int, Record]:
     log = folder / "log.jsonl"
     lines = log.read_text().split("\n")[:-1] if log.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("}")]
-    timing = ("step/samples_per_s", "step/data_wait")
-    return {r["step"]: {k: v for k, v in r.items() if k not in timing} for r in records if len(r) > 1}
+    return {r["step"]: {k: v for k, v in r.items() if k not in TIMED} for r in records if len(r) > 1}
 
 
 def whole(folder: Path) -> list[int]:
