@@ -34,10 +34,8 @@ def warmup_cosine(step: int, *, steps: int, warmup_steps: int, lr: float, final_
     Raises:
         ValueError: if the warm-up is longer than the run.
     """
-    if not 0 <= warmup_steps < steps:
-        raise ValueError(f"warmup_steps {warmup_steps} must be below steps {steps}")
-    if step < warmup_steps:
-        return lr * (step + 1) / warmup_steps
+    if (warming := _warming(step, steps, warmup_steps, lr=lr)) is not None:
+        return warming
     done = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
     return final_lr + (lr - final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
@@ -48,11 +46,16 @@ def warmup_linear(step: int, *, steps: int, warmup_steps: int, lr: float, final_
     Raises:
         ValueError: if the warm-up is longer than the run.
     """
+    if (warming := _warming(step, steps, warmup_steps, lr=lr)) is not None:
+        return warming
+    return final_lr + (lr - final_lr) * max(0.0, (steps - step) / (steps - warmup_steps))
+
+
+def _warming(step: int, steps: int, warmup_steps: int, *, lr: float) -> float | None:
+    """The learning rate of a step of the warm-up; None after it."""
     if not 0 <= warmup_steps < steps:
         raise ValueError(f"warmup_steps {warmup_steps} must be below steps {steps}")
-    if step < warmup_steps:
-        return lr * (step + 1) / warmup_steps
-    return final_lr + (lr - final_lr) * max(0.0, (steps - step) / (steps - warmup_steps))
+    return lr * (step + 1) / warmup_steps if step < warmup_steps else None
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
