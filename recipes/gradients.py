@@ -50,11 +50,17 @@ def gradients_of(
         return {name: value.detach() for name, value in means.items()}
     parts = [_with_codes(part, device, codebook) for part in split(raw, rows)]
     make = partial(prepare, device=device, normalise=normalise, encode=encode_by(codebook))
-    counts = [labelled_rows(make(part)) for part in parts]
+    count = partial(prepare, device=device, normalise=_as_they_are, encode=encode_by(codebook))
+    counts = [labelled_rows(count(part)) for part in parts]
     num_rows = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
     across = _contrastive(model, device) if isinstance(raw, RawPairBatch) and model.contrastive is not None else None
     means_of = partial(mean_losses, over=config.loss_mean, num_rows=num_rows)
     return accumulate(model, parts, means_of, objective=objective, make=make, across=across)
+
+
+def _as_they_are(pixels: Tensor) -> Tensor:
+    """In place of normalising, where labels alone are looked at."""
+    return pixels
 
 
 def encode_by(codebook: Codebook | None) -> Callable[[Tensor], Tensor]:

@@ -71,9 +71,8 @@ def _together(
         )
     if weights and set(weights) != set(short):
         raise ValueError(f"the weights are of {sorted(weights)}, the {kind} of {sorted(short)}; give each one weight")
-    called = (
-        short if kind == "pairs" else [f"{name} {kind}" for name in short]
-    )  # a place may be given for several kinds
+    # A place may be given for several kinds.
+    called = short if kind == "pairs" else [f"{name} {kind}" for name in short]
     sources = [open_one(named(word).place, name, storage=storage) for word, name in zip(places, called, strict=True)]
     window = 0 if kind == "held out" else own.window
     if len(sources) == 1:

@@ -81,17 +81,17 @@ def start(config: Config, run: Run) -> Started:
             flush=True,
         )
         if config.corpus == "own":
-            told = {kind: getattr(corpus.sources, f"{kind}s") for kind in ("pair", "image")}
-            where = {
-                kind: "read from beside the shards" if is_coded(one) else "computed in each step"
-                for kind, one in told.items()
-            }
-            print(
-                *(f"codes of {kind}s are {where[kind]}" for kind, one in told.items() if one is not None),
-                sep="; ",
-                flush=True,
-            )
+            print(_where_codes_come_from(corpus), flush=True)
     return Started(folder, corpus, model, optimizer, scaler, done)
+
+
+def _where_codes_come_from(corpus: Corpus) -> str:
+    found = {"pairs": corpus.sources.pairs, "images": corpus.sources.images}
+    return "; ".join(
+        f"codes of {kind} are {'read from beside the shards' if is_coded(source) else 'computed in each step'}"
+        for kind, source in found.items()
+        if source is not None
+    )
 
 
 def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
