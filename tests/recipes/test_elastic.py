@@ -33,7 +33,9 @@ class Agents:
         """One more node."""
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", "1"]
         command += ["--rdzv-backend", "c10d", "--rdzv-id", "job", "--rdzv-endpoint", f"localhost:{self.port}"]
-        command += ["--rdzv-conf", "last_call_timeout=15,keep_alive_interval=1,keep_alive_max_attempt=4"]
+        # The first holds the store: unless told so, whichever binds the port first does, and the test may end that one.
+        store = f"is_host={0 if self.started else 1}"
+        command += ["--rdzv-conf", f"{store},last_call_timeout=15,keep_alive_interval=1,keep_alive_max_attempt=4"]
         command += ["--local-addr", "127.0.0.1", "--monitor-interval", "0.1", *words]
         # torchrun shares a store between its rounds, which a node that comes in a later round waits for in vain.
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
