@@ -125,7 +125,7 @@ def command(asked: Ablation, job: Job) -> list[str]:
     script = str(Path(__file__).with_name("pretrain.py"))
     if asked.procs == 1:
         return [sys.executable, script, *words]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(asked.procs)]
+    torchrun = ["-m", "torchflava.launch.torchrun", "--standalone", "--nproc-per-node", str(asked.procs)]
     return [sys.executable, *torchrun, script, *words]
 
 

@@ -52,6 +52,19 @@ def complaints(config: Config) -> Iterator[str]:
         yield f"--text-length {config.text_length} leaves no room for a word; give 3 or more, or 0 for --max-length"
     if not any(asdict(config.weights).values()):
         yield "every loss has weight 0; there is nothing to train"
+    if config.select and not config.measure_every:
+        yield f"--select {config.select!r} needs measurements; say by --measure-every how often"
+    if config.resume and config.name:
+        yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
+    if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
+        yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
+    yield from _complaints_of_kinds(config)
+    asked, measures = config.corpus == "own", bool(config.measure_every)
+    yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
+
+
+def complaints_of_places(config: Config) -> Iterator[str]:
+    """What is missing among the files and folders that are named, or is something else, where the job will look for it."""
     if config.corpus == "emoji":
         for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
             if not list(Path(config.data).glob(needed)):
@@ -59,21 +72,8 @@ def complaints(config: Config) -> Iterator[str]:
     for flag in ("vocab", "codebook", "init_image", "init_text"):
         if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
             yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
-    if config.select and not config.measure_every:
-        yield f"--select {config.select!r} needs measurements; say by --measure-every how often"
-    yield from _complaints_of_folders(config)
-    yield from _complaints_of_kinds(config)
-    asked, measures = config.corpus == "own", bool(config.measure_every)
-    yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
-
-
-def _complaints_of_folders(config: Config) -> Iterator[str]:
     if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
-    if config.resume and config.name:
-        yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
-    if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
-        yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
     folder = Path(config.folder) / config.name
     if config.name and folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
         yield f"{folder} is there and is no run's folder, for it has no config.json; choose another --name"

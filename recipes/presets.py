@@ -178,9 +178,14 @@ def presets() -> dict[str, Callable[[], Config]]:
     return {"scenes": scenes, "emoji": emoji, "tiny": tiny} | ROWS
 
 
-def parse(words: Sequence[str]) -> Config:
-    """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown."""
-    from complaints import complaints  # here, because it speaks of a Config
+def parse(words: Sequence[str], *, places: bool = True) -> Config:
+    """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown.
+
+    Args:
+        words: of the command line.
+        places: whether to look for the files and folders that they name, which may lie where only the job sees them.
+    """
+    from complaints import complaints, complaints_of_places  # here, because it speaks of a Config
 
     name, named = _preset_of(words), presets()
     if name not in named:
@@ -191,7 +196,7 @@ def parse(words: Sequence[str]) -> Config:
 
         base = twin(base)
     config = tyro.cli(Config, args=list(words), default=base, prog="pretrain.py")
-    complaint = next(complaints(config), None)
+    complaint = next(iter((*complaints(config), *(complaints_of_places(config) if places else ()))), None)
     if complaint:
         sys.exit(f"pretrain.py: {complaint}")
     return config

@@ -11,6 +11,7 @@ from functools import partial
 from torchx.specs import AppDef
 
 from torchflava.launch.ddp import Nodes, torchrun_job
+from torchflava.launch.worker import run_main
 
 
 def pretrain(
@@ -37,6 +38,13 @@ def pretrain(
     """
     where = Nodes(nodes, procs, gpus, cpus, mem_gb)
     return torchrun_job("recipes/pretrain.py", args, where, retries=retries, image=image)
+
+
+def check(words: list[str], *, here: bool) -> None:
+    """Refuse words that cannot be meant before a job is made of them; files are looked at where the job sees them from `here`."""
+    from presets import parse
+
+    parse(words, places=here)
 
 
 def main(words: list[str]) -> None:
@@ -96,6 +104,7 @@ def main(words: list[str]) -> None:
         if config.select and not done:
             Selection(config, folder, run).better(measure(measured)[0])  # a name that is not measured is told at once
         for planned in watch.batches():
+            stop.begins(planned.step + 1, planned.kind)
             means = gradients_of(
                 planned.batch, model, corpus.codebook, config=config, device=run.device, scale=scaler.scale
             )
@@ -138,12 +147,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import os
-
-    # Before torch is there: OpenMP's threads spin fifteen times as long while they wait, for nothing where others use the cores.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    record(main)(sys.argv[1:])
+    run_main(main, sys.argv[1:])

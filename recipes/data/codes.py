@@ -10,6 +10,7 @@ import sys
 from torchx.specs import AppDef
 
 from torchflava.launch.ddp import Nodes, torchrun_job
+from torchflava.launch.worker import run_main
 
 
 def codes(
@@ -38,6 +39,13 @@ def codes(
     return torchrun_job("recipes/data/codes.py", args, where, retries=retries, image=image)
 
 
+def check(words: list[str], *, here: bool) -> None:
+    """Refuse words that cannot be meant before a job is made of them; files are looked at where the job sees them from `here`."""
+    from codes_settings import parse
+
+    parse(words, places=here)
+
+
 def main(words: list[str]) -> None:
     """Compute what is missing, then say what there is."""
     from codes_settings import parse
@@ -50,12 +58,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import os
-
-    # Before torch is there: OpenMP's threads spin fifteen times as long while they wait, for nothing where others use the cores.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-    from torch.distributed.elastic.multiprocessing.errors import record
-
-    record(main)(sys.argv[1:])
+    run_main(main, sys.argv[1:])

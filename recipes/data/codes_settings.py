@@ -37,8 +37,13 @@ class Config:
     """The most that the cache may hold."""
 
 
-def parse(words: Sequence[str]) -> Config:
-    """The settings that command-line `words` ask for; ends the program where one cannot be."""
+def parse(words: Sequence[str], *, places: bool = True) -> Config:
+    """The settings that command-line `words` ask for; ends the program where one cannot be.
+
+    Args:
+        words: of the command line.
+        places: whether to look for the codebook, which may lie where only the job sees it.
+    """
     config = tyro.cli(Config, args=list(words), prog="codes.py")
     for name in ("crops", "batch_size", "threads"):
         if getattr(config, name) < 1:
@@ -49,6 +54,6 @@ def parse(words: Sequence[str]) -> Config:
         sys.exit(f"codes.py: --max-corrupt-fraction {config.max_corrupt_fraction} is no share; give 0 to 1")
     if not config.places:
         sys.exit("codes.py: no shards were given; name one or more folders of tars")
-    if not Path(config.codebook).exists():
+    if places and not Path(config.codebook).exists():
         sys.exit(f"codes.py: --codebook {config.codebook} is not there")
     return config

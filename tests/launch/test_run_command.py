@@ -75,7 +75,7 @@ def test_torchx_finds_the_component_sound() -> None:
 def test_a_dry_run_shows_the_job(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-s", "local_cwd", "--dryrun", "mine.py", "--procs", "3", "--", "--model", "small") == 0
     out = capsys.readouterr().out
-    assert "torch.distributed.run" in out
+    assert "torchflava.launch.torchrun" in out
     assert "--nproc-per-node 3" in out
     assert "mine.py --model small" in out.replace("'\n", "").replace("'", "").replace("  ", "")
 
@@ -89,7 +89,7 @@ def test_a_dry_run_for_slurm(run: Command, capsys: pytest.CaptureFixture[str]) -
         assert f"#SBATCH {asked} --mem=500000 --gpus-per-task=8\n" in script
     assert "export TORCHX_MAX_RETRIES=4\n" in script
     assert "--rdzv-endpoint ${SLURM_JOB_NODELIST_HET_GROUP_0:=localhost}:29500 mine.py" in script
-    assert f"exec {sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 8 " in script
+    assert f"exec {sys.executable} -m torchflava.launch.torchrun --nnodes 2 --nproc-per-node 8 " in script
 
 
 def test_builtin_components_stay(run: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def test_arguments_reach_the_script_letter_for_letter(script: str, tmp_path: Pat
     told = play(torchrun_job(script, NASTY, Nodes()), str(tmp_path))
     torchrun, own = told["argv"][: -len(NASTY)], told["argv"][-len(NASTY) :]  # type: ignore[index]
     assert own == NASTY
-    assert torchrun[:2] == ["-m", "torch.distributed.run"]
+    assert torchrun[:2] == ["-m", "torchflava.launch.torchrun"]
     assert torchrun[-1] == script
     assert told["deaf"]  # to SIGUSR1, which would end torchrun before its workers have saved
 
@@ -128,7 +128,7 @@ def test_what_the_scheduler_is_asked_for(script: str) -> None:
 def test_an_image_has_its_own_python_and_files() -> None:
     (role,) = torchrun_job("only/in/the/image.py", [], Nodes(), image="registry/flava:1").roles
     assert role.image == "registry/flava:1"
-    assert role.args[1].startswith("trap '' USR1; exec python -m torch.distributed.run ")
+    assert role.args[1].startswith("trap '' USR1; exec python -m torchflava.launch.torchrun ")
 
 
 @pytest.mark.parametrize(

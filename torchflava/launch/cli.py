@@ -18,7 +18,9 @@ from torchx.cli.cmd_run import CmdRun
 from torchx.runner import Runner
 from torchx.runner.config import get_config, load_sections
 from torchx.schedulers.local_scheduler import SignalException
+from torchx.specs import AppStatus
 
+from torchflava.launch.check import check
 from torchflava.launch.ddp import LaunchError
 from torchflava.launch.words import COMPONENT, asks_help, help_text, torchx_words
 
@@ -50,6 +52,7 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
         try:
             sections = load_sections(prefix="component")
             args.component_name_and_args = torchx_words(typed, sections, local=local, torchx=torchx)
+            _check(args.component_name_and_args, here=local)
             if local:
                 _prepare_local(args.component_name_and_args)
             super().run(args)
@@ -71,6 +74,7 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
             for piece in runner.log_lines(app_handle, roles[0].name, should_tail=True):
                 print(piece, end="", file=sys.stderr, flush=True)
             log = False
+        logging.getLogger("torchx.cli.cmd_run").addFilter(_in_short)
         super()._wait_and_exit(runner, app_handle, log)
 
 
@@ -80,6 +84,21 @@ def _with_default(typed: list[str]) -> list[str]:
     named = bool(typed) and not typed[0].startswith("-")
     default = None if named else get_config(prefix="cli", name="run", key="component")
     return [default, *typed] if default else typed
+
+
+def _check(words: list[str], *, here: bool) -> None:
+    """Let a recipe look at its own words. Files are looked at where the job runs on this machine, in no image."""
+    if words[:1] == [COMPONENT]:
+        at = words.index("--") if "--" in words else len(words)
+        script = next(word.partition("=")[2] for word in words[:at] if word.startswith("--script="))
+        check(script, words[at + 1 :], here=here)
+
+
+def _in_short(record: logging.LogRecord) -> bool:
+    """Of a local job that has failed its state alone: what its processes said, and torchrun's report, stand above."""
+    if isinstance(record.msg, AppStatus):
+        record.msg = f"The job ended: {record.msg.state}. Why, stands above."
+    return True
 
 
 def _prepare_local(words: list[str]) -> None:

@@ -68,7 +68,7 @@ def torchrun_job(
         raise LaunchError(f"--retries {retries} is out of range: 0 or more")
     procs = _processes(nodes)
     command = [
-        *("python" if image else shlex.quote(sys.executable), "-m", "torch.distributed.run"),
+        *("python" if image else shlex.quote(sys.executable), "-m", "torchflava.launch.torchrun"),
         *("--nnodes", str(nodes.nodes), "--nproc-per-node", str(procs)),
         *_meeting_point(nodes),
         *(_literal(word) for word in (script, *args)),

@@ -31,7 +31,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._first: float | None = None
-        self._step: int | None = None
+        self._doing = "before the first step"
         self._before: dict[int, Any] = {}
         self._group: Any = None
 
@@ -45,8 +45,16 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if isinstance(error, Exception):
-            after = "before the first step" if self._step is None else f"after step {self._step}"
-            error.add_note(f"This was on rank {rank()} of {world_size()}, {after}.")
+            error.add_note(f"This was on rank {rank()} of {world_size()}, {self._doing}.")
+
+    def begins(self, step: int, kind: str) -> None:
+        """Note which step is under way, for an error to tell.
+
+        Args:
+            step: counted from 1.
+            kind: of its batch.
+        """
+        self._doing = f"in step {step}, with a batch of kind {kind}"
 
     def asked(self, step: int) -> bool:
         """Whether any rank has been asked to stop; the same answer on all. Called by every rank after each step.
@@ -54,7 +62,7 @@ class StopSignals:
         Args:
             step: the steps done.
         """
-        self._step = step
+        self._doing = f"after step {step}"
         asked = self._first is not None
         if self._group is None:
             return asked

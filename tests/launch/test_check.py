@@ -1,0 +1,72 @@
+"""A recipe looks at its own words before a job is made of them, with the files only where the job will see this machine's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchflava.launch.check import check
+
+ROOT = Path(__file__).parents[2]
+PRETRAIN, CODES = (str(ROOT / "recipes" / name) for name in ("pretrain.py", "data/codes.py"))
+
+
+def ended(script: str, words: list[str], *, here: bool) -> int | None:
+    """The code that the check ends the program with; None where it lets it go on."""
+    try:
+        check(script, words, here=here)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "here", "code", "said"),
+    [
+        (PRETRAIN, ["--preset", "tiny", "--steps", "3"], True, None, ""),
+        (PRETRAIN, ["--stepz", "3"], False, 2, "--steps"),
+        (PRETRAIN, ["--mask-rate", "1.5"], False, 2, "--mask-rate 1.5 must be at least 0 and below 1"),
+        (PRETRAIN, ["--vocab", "/nowhere/vocab.txt"], True, 2, "/nowhere/vocab.txt is not there"),
+        (PRETRAIN, ["--vocab", "/nowhere/vocab.txt"], False, None, ""),
+        (PRETRAIN, ["--corpus", "emoji", "--data", "/nowhere"], False, None, ""),
+        (PRETRAIN, ["--resume", "/nowhere"], False, None, ""),
+        (PRETRAIN, ["--help"], False, 0, "--patch-mask-rate"),
+        (CODES, ["data", "--codebook", "/nowhere/codebook"], False, None, ""),
+        (CODES, ["data", "--codebook", "/nowhere/codebook"], True, 2, "/nowhere/codebook is not there"),
+        (CODES, ["data", "--codebook", "c", "--crops", "0"], False, 2, "--crops 0 must be 1 or more"),
+    ],
+)
+def test_words_are_looked_at(
+    script: str, words: list[str], here: bool, code: int | None, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(script, words, here=here) == code
+    out, err = capfd.readouterr()
+    assert said in " ".join((out + err).split())
+    assert "Traceback" not in err
+
+
+def test_a_script_without_a_check_is_not_run(tmp_path: Path) -> None:
+    script, trace = tmp_path / "own.py", tmp_path / "trace"
+    for text in (f"open({str(trace)!r}, 'w')", "def check(", "class A:\n    def check(self): pass"):
+        script.write_text(text)
+        assert ended(str(script), ["--anything"], here=True) is None
+    assert ended(str(tmp_path / "in-the-image-only.py"), [], here=False) is None
+    assert not trace.exists()
+
+
+def test_a_check_that_has_an_error_of_its_own_shows_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "own.py"
+    script.write_text("def check(words, *, here):\n    raise KeyError(words[0])\n")
+    assert ended(str(script), ["a word"], here=True) == 2
+    assert "KeyError: 'a word'" in capfd.readouterr().err
+
+
+def test_nothing_is_launched_after_a_wrong_word() -> None:
+    torchx = str(Path(sys.executable).parent / "torchx")
+    for scheduler in ("local_cwd", "slurm"):
+        line = [torchx, "run", "-s", scheduler, "--dryrun", "recipes/pretrain.py", "--", "--stepz", "3"]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2
+        assert "--steps" in done.stdout + done.stderr
+        assert "torchflava.launch.torchrun" not in done.stdout

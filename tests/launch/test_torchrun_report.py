@@ -1,0 +1,171 @@
+"""What torchrun says last: the one failure that was the cause, not each rank's, and a code that tells stopping from failing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import torchflava.training as training
+from torchflava.launch.torchrun import REQUEUE, Failure, report
+
+RAISED = """Traceback (most recent call last):
+  File "/lib/torch/distributed/elastic/multiprocessing/errors/__init__.py", line 380, in wrapper
+    return f(*args, **kwargs)
+           ^^^^^^^^^^^^^^^^^^
+  File "recipes/pretrain.py", line 7, in main
+    step()
+ValueError: no such thing: 7
+This was on rank 1 of 4, in step 3, with a batch of kind pair.
+"""
+MISSED = RAISED.replace("ValueError: no such thing: 7", "RuntimeError: [gloo] Connection closed by peer [127.0.0.1]:1")
+
+RANKS = """
+import os, signal, sys, time
+from torchflava.launch.worker import run_main
+def main(words):
+    rank = int(os.environ["RANK"])
+    if words == ["leave"]:
+        sys.exit(75)
+    if words == ["say"]:
+        sys.exit("the vocabulary is not there")
+    if words == ["wait"]:
+        print("up", os.getpid(), flush=True)
+        time.sleep(120)
+    if rank == 1 and words == ["kill"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 1:
+        raise ValueError("rank one's own reason")
+    time.sleep(0.3)
+    raise RuntimeError("Connection closed by peer")
+run_main(main, sys.argv[1:])
+"""
+
+
+def test_the_cause_is_told_and_its_consequences_are_named() -> None:
+    failures = [
+        Failure(0, 10, 1, MISSED, 5.0),
+        Failure(1, 11, 1, RAISED, 5.1),
+        Failure(2, 12, -signal.SIGTERM, "", 4.0),
+    ]
+    text, code = report("recipes/pretrain.py", failures)
+    assert code == 1
+    first, *rest = text.splitlines()
+    assert re.fullmatch(r"== recipes/pretrain.py failed on \S+: rank 1 \(process 11\) raised ValueError ==", first)
+    assert text.count("ValueError: no such thing: 7") == 1
+    assert "in step 3, with a batch of kind pair" in text
+    assert "errors/__init__.py" not in text
+    assert "return f(*args" not in text
+    assert "step()" in text
+    assert rest[-1] == "Ended because of it: rank 0 (RuntimeError), rank 2 (SIGTERM)."
+    assert "Connection closed" not in text
+
+
+def test_who_was_killed_is_the_cause_though_it_is_noticed_last() -> None:
+    text, _ = report("train.py", [Failure(0, 10, 1, MISSED, 5.0), Failure(3, 13, -signal.SIGKILL, "", 6.0)])
+    assert "rank 3 (process 13) was killed by SIGKILL: by hand, or by the system where memory ran out" in text
+    assert "Traceback" not in text
+
+
+def test_a_node_that_only_missed_another_says_where_to_look() -> None:
+    text, _ = report("train.py", [Failure(0, 10, 1, MISSED, 5.0)])
+    assert "Another rank went away first; if none is named here, it was on another node" in text
+    alone, _ = report("train.py", [Failure(0, 10, 1, RAISED, 5.0)])
+    assert "Another rank" not in alone
+
+
+def test_of_two_errors_the_earlier_is_the_cause() -> None:
+    other = RAISED.replace("ValueError: no such thing: 7", "KeyError: 'later'")
+    for failures in ([Failure(0, 1, 1, other, 2.2), Failure(1, 2, 1, RAISED, 2.1)],):
+        assert "rank 1 (process 2) raised ValueError" in report("train.py", failures)[0]
+        assert "rank 1 (process 2) raised ValueError" in report("train.py", failures[::-1])[0]
+
+
+def test_workers_that_were_asked_to_stop_are_no_failure() -> None:
+    text, code = report("train.py", [Failure(0, 1, REQUEUE, "", 1.0), Failure(1, 2, -signal.SIGTERM, "", 1.0)])
+    assert code == REQUEUE == 75
+    assert "asked to stop" in text
+    assert "failed" not in text
+    assert training.REQUEUE == REQUEUE
+
+
+def torchrun(script: Path, *words: str, restarts: int = 0) -> list[str]:
+    head = [
+        sys.executable,
+        "-m",
+        "torchflava.launch.torchrun",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        str(restarts),
+    ]
+    where = [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        "--local-addr",
+        "127.0.0.1",
+        "--monitor-interval",
+        "0.1",
+    ]
+    return [*head, *where, str(script), *words]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "ranks.py"
+    path.write_text(RANKS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "due", "never"),
+    [
+        (
+            "fail",
+            1,
+            [r"rank 1 \(process \d+\) raised ValueError", r"^ValueError: rank one's own reason$"],
+            "errors/__init__",
+        ),
+        ("kill", 1, [r"rank 1 \(process \d+\) was killed by SIGKILL"], "ChildFailedError"),
+        ("leave", 75, [r"ranks.py was asked to stop, has saved and ended"], "Traceback"),
+        ("say", 1, [r"^the vocabulary is not there$", r"left with code 1, as it said above"], "Traceback"),
+    ],
+)
+def test_real_ranks_end_in_one_report(word: str, code: int, due: list[str], never: str, script: Path) -> None:
+    done = subprocess.run(torchrun(script, word), capture_output=True, text=True, timeout=250)
+    assert done.returncode == code, done.stderr
+    for pattern in due:
+        assert len(re.findall(pattern, done.stderr, re.MULTILINE)) == 1, done.stderr
+    assert never not in done.stderr
+    assert done.stderr.count("Traceback") <= 1
+
+
+def test_where_workers_are_started_again_each_traceback_is_told(script: Path) -> None:
+    done = subprocess.run(torchrun(script, "fail", restarts=1), capture_output=True, text=True, timeout=250)
+    assert done.returncode == 1
+    assert (
+        len(re.findall(r"^ValueError: rank one's own reason$", done.stderr, re.MULTILINE)) == 2
+    )  # the first try's, the report's
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_to_torchrun_ends_in_a_line(number: signal.Signals, code: int, script: Path) -> None:
+    env = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
+    job = subprocess.Popen(torchrun(script, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    assert job.stdout is not None
+    pids = [int(job.stdout.readline().split()[1]) for _ in range(2)]
+    job.send_signal(number)
+    _, said = job.communicate(timeout=200)
+    assert job.returncode == code, said
+    assert f"ranks.py was asked to stop by {number.name} and has ended" in said
+    assert "SignalException" not in said
+    end = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -1,0 +1,43 @@
+"""A recipe's own words are looked at before a job is made of them: a wrong flag costs a second, not a place in a queue.
+
+A recipe takes part by a function `check(words, *, here)` at its top level, which ends the program where a word cannot be meant.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_ASK = """
+import os, runpy, sys
+script, here, *words = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+sys.argv = [script, *words]
+runpy.run_path(script, run_name="check")["check"](words, here=here == "here")
+"""
+
+
+def check(script: str, words: Sequence[str], *, here: bool) -> None:
+    """Let a recipe look at its words, if it has a `check` and is there; ends the program with 2 where it ends it.
+
+    Asked for its help, a recipe shows it here, and the program ends with 0: no job is needed for that.
+
+    Args:
+        script: the recipe's file.
+        words: its own arguments.
+        here: whether the job will see this machine's files, so that places can be looked at too.
+    """
+    if not _has_check(Path(script)):
+        return
+    code = subprocess.run([sys.executable, "-c", _ASK, script, "here" if here else "there", *words]).returncode
+    if code or {"-h", "--help"} & {*words}:
+        sys.exit(2 if code else 0)
+
+
+def _has_check(script: Path) -> bool:
+    try:
+        tree = ast.parse(script.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False  # in an image alone, or told by whoever runs it
+    return any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)

@@ -1,0 +1,52 @@
+"""What a script's process does first and last: `run_main(main, sys.argv[1:])`. Imports torch only where torchrun started it."""
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+
+
+def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
+    """Run a script's `main`. Alone, an error is Python's to show; under torchrun it goes into the file that torchrun reads.
+
+    torchrun shows the first of all (`torchflava.launch.torchrun`), so that here only a line is told; where torchrun starts the
+    workers again it shows nothing, and the whole traceback is told here. What `main` ends the program with,
+    `sys.exit("a message")`, is told by the first rank alone.
+
+    Args:
+        main: takes the words of the command line.
+        words: of the command line.
+    """
+    # Before torch is there: OpenMP's threads spin fifteen times as long while they wait, for nothing where others use the cores.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        main(words)
+        return
+
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    try:
+        record(main)(words)
+    except SystemExit as end:
+        if isinstance(end.code, str) and _number("RANK"):
+            sys.exit(1)
+        raise
+    except Exception as error:
+        if _number("TORCHELASTIC_RESTART_COUNT") < _number("TORCHELASTIC_MAX_RESTARTS"):
+            traceback.print_exception(error)
+        else:
+            where = f"rank {_number('RANK')} of {os.environ.get('WORLD_SIZE', '1')} on {socket.gethostname()}"
+            print(f"{where}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
+        sys.stderr.flush()
+        sys.exit(1)
+
+
+def _number(name: str) -> int:
+    return int(os.environ.get(name, "0"))
+
+
+def _first_line(error: Exception, length: int = 160) -> str:
+    line = next(iter(str(error).splitlines()), "")
+    return line if len(line) <= length else f"{line[:length]}..."
