@@ -1,10 +1,10 @@
 """How losses fall in bf16 and fp16 beside fp32: `python benchmarks/trajectories.py`; ten minutes on two cores.
 
-Each run is `recipes/pretrain.py` on two gloo ranks under FSDP2, with the same seed, hence the same weights, samples and masks; only
-what is measured after the last step is left out. The losses and the norm of the gradients of every step go into
+Each run is `recipes/pretrain.py` on two gloo ranks under FSDP2, with the same seed, hence the same weights, samples and masks;
+only what is measured after the last step is left out. The losses and the norm of the gradients of every step go into
 results/trajectories.json, which tests/recipes/test_trajectories.py holds new runs against, and their differences into
-results/trajectories.md. In float16 the loss is scaled by 1,024 from the start, as the 65,536 that torch begins with overflows on the
-first steps, which are then lost; one run begins far too high on purpose, beside a float32 run that leaves out the same steps.
+results/trajectories.md. In float16 the loss is scaled by 1,024 from the start, as the 65,536 that torch begins with overflows on
+the first steps, which are then lost; one run begins far too high on purpose, beside a float32 run that leaves out the same steps.
 """
 
 import json
@@ -189,8 +189,8 @@ def told(kept: Mapping[str, str], runs: Mapping[str, Sequence[Record]]) -> Itera
         "## tiny, 20 steps of 8 samples",
         "",
         "The largest difference from fp32 at any step, relative to fp32. The last column begins with a scale of 2^18: "
-        f"{skipped:.0f} steps overflow, are left out and are counted (`step/skipped`); it is compared with an fp32 run that leaves "
-        "out the same steps.",
+        f"{skipped:.0f} steps overflow, are left out and are counted (`step/skipped`); it is compared with an fp32 run that "
+        "leaves out the same steps.",
         "",
         "| | bf16 | fp16 | fp16, overflowing |",
         "|---|--:|--:|--:|",
