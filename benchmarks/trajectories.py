@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 Record = dict[str, float]
+MADE_BY = "python benchmarks/trajectories.py"
 
 
 class Run(NamedTuple):
@@ -73,7 +74,7 @@ def main(config: Config) -> None:
     for name in RUNS:
         runs[name] = trajectory(name)
         print(f"{name}: {len(runs[name])} steps", flush=True)
-    kept = {"made by": "python benchmarks/trajectories.py"} | facts()
+    kept = {"made by": MADE_BY} | facts()
     out.mkdir(parents=True, exist_ok=True)
     (out / "trajectories.json").write_text(as_text(kept, runs))
     (out / "trajectories.md").write_text("\n".join(told(kept, runs)) + "\n")
