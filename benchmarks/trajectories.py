@@ -32,12 +32,12 @@ class Run(NamedTuple):
     """Of the recipe's command line."""
     scale: float = 0.0
     """What float16's loss is multiplied with at first; 0 leaves it to the recipe."""
-    left_out: int = 0
-    """Steps at the beginning that change no weight, as those do that overflow."""
+    left_out: tuple[int, ...] = ()
+    """Steps, counted from 1, that change no weight, as those do that overflow."""
 
 
-OVERFLOWING = 7
-"""Steps that overflow from a scale of 2^18 on: this model's gradients hold 2^11."""
+OVERFLOWING = (1, 2, 3, 4, 5, 8, 9)
+"""The steps that overflow where the scale begins with 2^18: images and texts bear 2^13, pairs 2^11."""
 TINY = "--preset tiny --steps 20"
 SCENES = "--preset scenes --steps 200 --log-every 1 --save-every 200"
 RUNS = {
@@ -96,8 +96,9 @@ def trajectory(name: str) -> list[Record]:
         if done.returncode:
             raise RuntimeError(f"the run {name!r} ended with {done.returncode}:\n{done.stderr}")
         lines = (Path(folder) / "run" / "log.jsonl").read_text().splitlines()
-    records = [{k: float(f"{v:.7g}") for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
-    return [record for record in records if len(record) > 1]
+    records = [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
+    rounded = [{k: v if k == "step" else float(f"{v:.7g}") for k, v in record.items()} for record in records]
+    return [record for record in rounded if len(record) > 1]
 
 
 def on_a_rank(run: Run, folder: Path) -> None:
@@ -123,12 +124,12 @@ def on_a_rank(run: Run, folder: Path) -> None:
     pretrain([*run.words.split(), "--device", "cpu", "--name", "run", "--folder", str(folder)])
 
 
-def _leave_out(scaler: Any, steps: int) -> None:
-    """Make the scaler's first steps unwanted."""
-    step, asked = scaler.step, count()
+def _leave_out(scaler: Any, steps: Sequence[int]) -> None:
+    """Make some of the scaler's steps unwanted."""
+    step, asked = scaler.step, count(1)
 
     def later(optimizer: Any, *, wanted: bool = True) -> bool:
-        return step(optimizer, wanted=next(asked) >= steps and wanted)
+        return step(optimizer, wanted=next(asked) not in steps and wanted)
 
     scaler.step = later
 

@@ -15,10 +15,12 @@ import trajectories
 FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "trajectories.json"
 MADE = f"after a change that is meant to move losses, make it anew: {trajectories.MADE_BY}"
 ROUNDING = 1e-4
-"""Of fp32 on another processor: with AVX-512, AVX2 and SSE4 alone the 20 steps differ by 3e-6 at most, and other libraries may
-round otherwise once more; 1 % more learning rate differs by 3e-3 and more."""
-BANDS = {"bf16": 0.03, "fp16": 0.005}
-"""Of fp32, at each step, for losses and norms; what was seen is less than half of it, with each of those instruction sets."""
+"""Of fp32 on another processor: with AVX-512, AVX2 or SSE4 alone the 20 steps differ by 3e-6 at most, and other libraries may
+round otherwise once more; 1 % more learning rate moves losses by 4e-3."""
+BANDS = {"bf16": 0.03, "fp16": 0.01}
+"""Of fp32, at each step, for losses and norms; what was seen is half of it, bf16 by other instruction sets included."""
+LATER = 0.06
+"""Of the mean of a loss over the last 50 steps of scenes, whose single steps have parted by then; 0.04 was seen."""
 PAIRS = [
     ("tiny fp32", "tiny bf16", "bf16"),
     ("tiny fp32", "tiny fp16", "fp16"),
@@ -59,7 +61,7 @@ def test_the_file_says_what_made_it_and_is_of_the_runs_that_would_be_made(kept: 
     assert kept["made by"] == trajectories.MADE_BY
     assert all(kept[name] for name in ("commit", "torch", "machine"))
     told = {name: {key: value for key, value in run.items() if key != "records"} for name, run in kept["runs"].items()}
-    assert told == {name: run._asdict() for name, run in trajectories.RUNS.items()}, MADE
+    assert told == json.loads(json.dumps({name: run._asdict() for name, run in trajectories.RUNS.items()})), MADE
 
 
 @pytest.mark.parametrize(("exact", "other", "precision"), PAIRS)
@@ -79,16 +81,18 @@ def test_scenes_goes_in_step_with_fp32_and_then_along_with_it(precision: str, lo
             statistics.mean(record[name] for record in part if name in record)
             for part in (exact[:30], other[-50:], exact[-50:])
         )
-        assert mean == pytest.approx(due, rel=0.03), name
+        assert mean == pytest.approx(due, rel=LATER), name
         # Matching has barely begun to be learnt by then; the others have fallen by far more than they differ.
         assert name == "pair/itm" or due < 0.85 * began, name
 
 
 def test_steps_that_overflow_are_left_out_and_counted(logs: dict[str, Log]) -> None:
-    log = logs["tiny fp16, overflowing"]
-    assert [record["step/skipped"] for record in log] == [min(step, 7) for step in range(1, 21)]
-    assert [record["step/loss_scale"] for record in log] == [2 ** (18 - min(step, 7)) for step in range(1, 21)]
-    assert ["step/grad_norm" in record for record in log] == [step > 7 for step in range(1, 21)]
+    log, over = logs["tiny fp16, overflowing"], trajectories.OVERFLOWING
+    assert [record["step"] for record in log if "step/grad_norm" not in record] == list(over)
+    so_far = [sum(step <= record["step"] for step in over) for record in log]
+    assert [record["step/skipped"] for record in log] == so_far
+    assert [record["step/loss_scale"] for record in log] == [2 ** (18 - skipped) for skipped in so_far]
+    assert so_far[-1] == 7
     assert {record["step/skipped"] for record in logs["tiny fp16"]} == {0}
 
 
