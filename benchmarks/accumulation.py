@@ -48,9 +48,9 @@ class Config:
 
     micro: tuple[int, ...] = (64, 256, 1024)
     """Rows of a micro-batch of the size tiny."""
-    few: tuple[int, ...] = (2, 4, 8)
+    few: tuple[int, ...] = (4, 8, 16)
     """Rows of base's batches."""
-    turns: int = 2
+    turns: int = 3
     out: str = "benchmarks/results"
     one: str = ""
     """Used by itself: one measurement, as WHAT,SIZE,ROWS,MICRO,TURNS; prints what it found."""
@@ -250,7 +250,7 @@ def of_time(config: Config) -> Iterator[str]:
         "| size, pairs, micro-batch | cached / uncached | cached / at once |",
         "|---|--:|--:|",
     )
-    for size, rows, micro, turns in (("tiny", 1024, 64, 7), ("base", 4, 2, 1)):
+    for size, rows, micro, turns in (("tiny", 1024, 64, 7), ("base", 8, 4, config.turns)):
         found = measured("times", size, rows, micro=micro, turns=turns)
         ratios = [
             statistics.median(ours / other for ours, other in zip(found["cached"], found[side], strict=True))
