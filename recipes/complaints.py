@@ -62,13 +62,14 @@ def complaints(config: Config) -> Iterator[str]:
     if config.select and not config.measure_every:
         yield f"--select {config.select!r} needs measurements; say by --measure-every how often"
     yield from _complaints_of_folders(config)
+    yield from _complaints_of_checkpoints(config.checkpoints)
     yield from _complaints_of_kinds(config)
     asked, measures = config.corpus == "own", bool(config.measure_every)
     yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
 
 
 def _complaints_of_folders(config: Config) -> Iterator[str]:
-    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
+    if config.resume and not config.checkpoints and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     if config.resume and config.name:
         yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
@@ -77,6 +78,16 @@ def _complaints_of_folders(config: Config) -> Iterator[str]:
     folder = Path(config.folder) / config.name
     if config.name and folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
         yield f"{folder} is there and is no run's folder, for it has no config.json; choose another --name"
+
+
+def _complaints_of_checkpoints(place: str) -> Iterator[str]:
+    scheme, sign, rest = place.partition("://")
+    if sign and not rest.strip("/"):
+        yield f"--checkpoints {place} names no folder; give one, such as {scheme}://bucket/run"
+    if sign and (scheme in ("http", "https") or "::" in place or "?" in place):
+        yield f"--checkpoints {place} cannot be written to; name a folder of an object store, such as s3://bucket/run"
+    if not sign and ":" in place and not Path(place).exists():
+        yield f"--checkpoints {place} is neither a folder nor a URL, which has :// in it"
 
 
 def _complaints_of_kinds(config: Config) -> Iterator[str]:
