@@ -112,11 +112,7 @@ class Checkpoints(Generic[Where]):
     def _finish(self, writing: Any, written: Path, name: str, *, told: dict[str, Any], best: bool) -> None:
         target = within(self.folder, name)
         try:
-            try:
-                writing.result()
-            except BaseException:
-                self.place.discard(written)
-                raise
+            writing.result()
             self._on_first(lambda: self.place.make_way(name))
             files: dict[str, int] = {}
             for part in together(lambda: self.place.publish(name, written), self._group):
@@ -124,6 +120,8 @@ class Checkpoints(Generic[Where]):
             self._on_first(lambda: self._seal(name, told | {"files": files}, best=best))
         except (Exception, CheckpointException) as error:  # the latter is no Exception
             raise OSError(f"{target} could not be written ({short(error)}); the one before it is whole") from error
+        finally:
+            self.place.discard(written)
         try:
             self._on_first(self._forget)
         except (OSError, ValueError) as error:

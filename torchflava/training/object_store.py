@@ -1,4 +1,4 @@
-"""Checkpoints in an object store (`s3://`, `gs://` ...), through fsspec, which shows a file whole or not at all and cannot rename.
+"""Checkpoints in an object store (`s3://`, `gs://` ...), through fsspec: it shows a file whole or not at all, and cannot rename.
 
 Files for a store, and those from it, lie on the machine's own disk (`TMPDIR`) only while they travel.
 """
@@ -81,13 +81,10 @@ class Remote:
         self.delete(folder)
 
     def publish(self, folder: str, written: Path) -> dict[str, int]:
-        """Send this rank's files, and delete them here."""
-        try:
-            files = {path.name: path.stat().st_size for path in sorted(written.glob("*.safetensors"))}
-            for name, size in files.items():
-                self._put(written / name, f"{folder}/{name}", size)
-        finally:
-            self.discard(written)
+        """Send this rank's files."""
+        files = {path.name: path.stat().st_size for path in sorted(written.glob("*.safetensors"))}
+        for name, size in files.items():
+            self._put(written / name, f"{folder}/{name}", size)
         return files
 
     def discard(self, written: Path) -> None:

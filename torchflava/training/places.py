@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -51,7 +51,7 @@ class Place(Protocol):
         """Bytes of the files of this rank by name, which are there for good now. For every rank."""
 
     def discard(self, written: Path) -> None:
-        """Forget a local folder that was prepared."""
+        """Be done with a local folder that was prepared."""
 
     def fetched(self, folder: str, files: Mapping[str, int]) -> AbstractContextManager[Path]:
         """A context in which the files lie in a local folder, whose path it gives. For every rank."""
@@ -75,7 +75,11 @@ class Local:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Bytes of the files in a folder, by name; none if it is not there."""
-        return {path.name: path.stat().st_size for path in (self.folder / folder).glob("*")}
+        found = {}
+        for path in (self.folder / folder).glob("*"):
+            with suppress(FileNotFoundError):  # deleted meanwhile, by the run that it belongs to
+                found[path.name] = path.stat().st_size
+        return found
 
     def read(self, name: str) -> bytes:
         """A small file."""
@@ -123,7 +127,7 @@ class Local:
         return files
 
     def discard(self, written: Path) -> None:
-        """They stay where they are: the next save of that step writes over them."""
+        """Files stay where they are; halves are deleted by a later save."""
 
     @contextmanager
     def fetched(self, folder: str, files: Mapping[str, int]) -> Iterator[Path]:
