@@ -89,8 +89,9 @@ class Bucket(AbstractFileSystem):
         part = self._beside(path, f"sent-{uuid.uuid4().hex}")
         part.write_bytes(data[: len(data) // 2])
         slow = self._beside(path, "slow")
-        if slow.exists():  # seconds; another process may have made the file
-            time.sleep(float(slow.read_text()))
+        for line in slow.read_text().splitlines() if slow.exists() else ():  # a part of a name, and seconds
+            name, seconds = line.split()
+            time.sleep(float(seconds) if name in path else 0)
         type(self).fault("half", path)
         part.write_bytes(data)
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """A run whose checkpoints lie in an object store goes on from there on another machine, whose folder is empty, to the bit."""
 
 import fcntl
-import json
 import os
 import sys
 import tempfile
@@ -197,40 +196,43 @@ def test_a_store_that_is_lost_ends_the_run_and_leaves_the_last_good_one(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_ranks_killed_while_they_send_go_on_elsewhere_to_the_bit(tmp_path: Path) -> None:
-    """SIGKILL for two ranks: between two steps, amid the files, and between the files and state.json; each time a new machine."""
-    words = ["--preset", "tiny", "--name", "run", "--save-every", "5", "--steps", "30", "--vocab-size", "120"]
-    assert Job([*words, "--folder", str(tmp_path / "alone")], 2).join() == [0, 0]
+    """SIGKILL for two ranks amid the first file, between two, and between the files and state.json; each time a new machine."""
+    words = ["--preset", "tiny", "--name", "run", "--save-every", "4", "--steps", "16", "--vocab-size", "120"]
+    assert Job([*words, "--folder", str(tmp_path / "alone")], 2).join(600) == [0, 0]
     due = trace(tmp_path / "alone" / "run")
     url, there = bucket.made(tmp_path), tmp_path / "bucket" / "run"
-    (tmp_path / "slow").write_text("0.3")
-    for number, sent in enumerate((0, 1, 2, 2)):
+    (tmp_path / "slow").write_text("shard-00001 0.2\nshard-00002 0.6\nstate.json 0.4\n")
+    in_a_save = 0
+    for number, sent in enumerate((0, 1, 2)):
 
         def amid(sent: int = sent) -> bool:
-            """Whether a save has sent so many of its two files, and is no checkpoint."""
+            """Whether there is a checkpoint, and a save that is none yet has sent so many of its two files."""
             halves = [path for path in there.glob("step-*") if not (path / "state.json").exists()]
-            started = bool(whole(there)) and bool(list(tmp_path.glob("sent-*")))
-            return started if not sent else any(len(list(path.iterdir())) == sent for path in halves)
+            begun = bool(list(tmp_path.glob("sent-*"))) if not sent else False
+            return bool(whole(there)) and (begun or any(len(list(path.iterdir())) == sent > 0 for path in halves))
 
         for left in tmp_path.glob("sent-*"):
             left.unlink()
-        job = Job(
-            [*words, "--folder", str(tmp_path / f"machine{number}"), "--checkpoints", url], 2, before=bucket.register
-        )
-        assert job.until(amid), f"the run ended before kill {number + 1}"
+        words_here = [*words, "--folder", str(tmp_path / f"machine{number}"), "--checkpoints", url]
+        job = Job(words_here, 2, before=bucket.register)
+        assert job.until(amid, seconds=600), f"the run ended before kill {number + 1}"
         before = whole(there)
         job.kill(first=number % 2)
-        assert set(before) <= set(whole(there)) | set(before[:-1])
+        assert max(before) in whole(there)
+        in_a_save += bool(list(tmp_path.glob("sent-*")))
         seen = trace(tmp_path / f"machine{number}" / "run")
+        assert seen
         assert all(due[step] == record for step, record in seen.items())
+    assert in_a_save == 3
     (tmp_path / "slow").unlink()
     last = [*words, "--folder", str(tmp_path / "last"), "--checkpoints", url]
-    assert Job(last, 2, before=bucket.register).join() == [0, 0]
+    assert Job(last, 2, before=bucket.register).join(600) == [0, 0]
     assert trace(tmp_path / "last" / "run") == due
-    assert whole(there) == [25, 30]
+    assert whole(there) == [12, 16]
     got, want = (load_file(tmp_path / name / "run" / "model.safetensors") for name in ("last", "alone"))
     assert all(got[name].equal(value) for name, value in want.items())
-    state = json.loads((there / "step-00000030" / "state.json").read_text())
-    assert len(state["files"]) == 2
-    assert asked(tmp_path, "get")
+    gets = [line for line in asked(tmp_path, "get") if line.endswith(".safetensors")]
+    assert len(gets) % 2 == 0  # a machine's two ranks fetch two files once
+    assert len(gets) >= 6
