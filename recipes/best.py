@@ -1,6 +1,5 @@
 """Which checkpoint of a run is kept as the best: the one of the best reading by `--select` (paper §4.1: zero-shot accuracy)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from presets import Config
 
 from torchflava.evaluation import Reading
 from torchflava.models import FlavaForPreTraining
-from torchflava.training import Run, best_checkpoint, last_checkpoint, load_checkpoint
+from torchflava.training import Run, best_checkpoint, last_checkpoint, load_checkpoint, read_state
 
 
 class Selection:
@@ -17,17 +16,14 @@ class Selection:
 
     Args:
         config: its `select` names the reading; empty selects nothing. Of one whose name ends in "loss" the least is the best.
-        folder: of the run.
+        where: the run's checkpoints lie, a folder or a URL.
         run: its processes.
     """
 
-    def __init__(self, config: Config, folder: Path, run: Run) -> None:
-        self.config, self.folder, self.run = config, folder, run
-        self.value: float | None = None
-        found = run.agree(last_checkpoint(folder) if best_checkpoint(folder) else None)
-        if found is not None:
-            kept = json.loads((found / "state.json").read_text()).get("selected", {})
-            self.value = kept.get(config.select)
+    def __init__(self, config: Config, where: Path | str, run: Run) -> None:
+        self.config, self.where, self.run = config, where, run
+        found = last_checkpoint(where) if run.leads and best_checkpoint(where) else None
+        self.value = run.agree(read_state(found).get("selected", {}).get(config.select) if found else None)
 
     def due(self, step: int) -> bool:
         """Whether `step` is one to measure after: by `measure_every`; the last one only for the sake of selecting."""
@@ -58,10 +54,12 @@ class Selection:
 
     def settle(self, model: FlavaForPreTraining) -> None:
         """Give the model the weights of the best checkpoint, if it is not the last."""
-        best, last = self.run.agree((best_checkpoint(self.folder), last_checkpoint(self.folder)))
+        both = (best_checkpoint(self.where), last_checkpoint(self.where)) if self.run.leads else None
+        best, last = self.run.agree(both)
         if self.config.select and best is not None and best != last:
             load_checkpoint(best, model)
             if self.run.leads:
                 print(
-                    f"{self.config.select} was best, {self.value:.4f}, at {best.name}: these weights it is", flush=True
+                    f"{self.config.select} was best, {self.value:.4f}, at {Path(best).name}: these weights it is",
+                    flush=True,
                 )

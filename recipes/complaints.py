@@ -58,6 +58,7 @@ def complaints(config: Config) -> Iterator[str]:
         yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
     if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
         yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
+    yield from _complaints_of_checkpoints(config.checkpoints)
     yield from _complaints_of_kinds(config)
     asked, measures = config.corpus == "own", bool(config.measure_every)
     yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
@@ -72,11 +73,21 @@ def complaints_of_places(config: Config) -> Iterator[str]:
     for flag in ("vocab", "codebook", "init_image", "init_text"):
         if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
             yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
-    if config.resume and not list(Path(config.resume).glob("step-*/state.json")):
+    if config.resume and not config.checkpoints and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     folder = Path(config.folder) / config.name
     if config.name and folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
         yield f"{folder} is there and is no run's folder, for it has no config.json; choose another --name"
+
+
+def _complaints_of_checkpoints(place: str) -> Iterator[str]:
+    scheme, sign, rest = place.partition("://")
+    if sign and not rest.strip("/"):
+        yield f"--checkpoints {place} names no folder; give one, such as {scheme}://bucket/run"
+    if sign and (scheme in ("http", "https") or "::" in place or "?" in place):
+        yield f"--checkpoints {place} cannot be written to; name a folder of an object store, such as s3://bucket/run"
+    if not sign and ":" in place and not Path(place).exists():
+        yield f"--checkpoints {place} is neither a folder nor a URL, which has :// in it"
 
 
 def _complaints_of_kinds(config: Config) -> Iterator[str]:

@@ -5,6 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from kept import local_disk, where_checkpoints_lie
 from presets import Config
 from torch import nn
 
@@ -13,11 +14,12 @@ from torchflava.training import last_checkpoint
 _BYTES = 12  # of a weight in a checkpoint: itself and AdamW's two moments, in float32
 
 
-def find_folder(config: Config) -> tuple[Path, Path | None]:
+def find_folder(config: Config) -> tuple[Path, Path | str | None]:
     """The run's folder, which is made, and the checkpoint to go on from, if there is one; the first rank tells the others.
 
     Raises:
         OSError: if nothing can be written there.
+        ValueError: if there shall be a checkpoint and is none.
     """
     folder = Path(config.resume or Path(config.folder) / (config.name or _by_time(config)))
     try:
@@ -26,21 +28,27 @@ def find_folder(config: Config) -> tuple[Path, Path | None]:
             pass
     except OSError as error:
         raise OSError(f"{folder} cannot be written to ({error}); choose another place by --folder") from error
-    return folder, last_checkpoint(folder)
+    where = where_checkpoints_lie(config, folder)
+    last = last_checkpoint(where)
+    if config.resume and last is None:
+        raise ValueError(f"{where} has no checkpoint for {folder} to go on from; start anew without --resume")
+    return folder, last
 
 
-def check_space(folder: Path, model: nn.Module) -> None:
+def check_space(config: Config, folder: Path, model: nn.Module) -> None:
     """Refuse to train what could not be saved.
 
     Raises:
         OSError: if a checkpoint is larger than what the disk has left.
     """
+    disk = local_disk(config, folder)
     needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(disk).free
     if free < needed:
+        flag = "TMPDIR" if "://" in config.checkpoints else "--checkpoints" if config.checkpoints else "--folder"
         raise OSError(
-            f"{folder} has {free / 1e9:.3g} GB left and a checkpoint takes {needed / 1e9:.3g} GB; make room, or choose another "
-            "place by --folder"
+            f"{disk} has {free / 1e9:.3g} GB left and a checkpoint takes {needed / 1e9:.3g} GB; make room, or choose another "
+            f"place by {flag}"
         )
 
 

@@ -145,6 +145,9 @@ class Config:
     """Where the run's own folder is made."""
     name: str = ""
     """Of the run's own folder; the same command then goes on from what is there. Without one, each start makes a new folder."""
+    checkpoints: str = ""
+    """Where checkpoints lie instead of the run's own folder, another folder or a URL such as s3://bucket/run; a start goes on
+    from what is there, on any machine."""
     resume: str = ""
     """A run's folder to go on with, under the same settings."""
 
@@ -217,7 +220,19 @@ def shaping(config: Config) -> dict[str, Any]:
     Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
     """
     where, watched = (
-        ("folder", "name", "resume", "threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch"),
+        (
+            "folder",
+            "name",
+            "checkpoints",
+            "resume",
+            "threads",
+            "device",
+            "spread",
+            "recompute",
+            "compiled",
+            "offload",
+            "micro_batch",
+        ),
         ("log_every", "save_every", "measure_every", "debug", "keep", "peak_tflops", "wandb", "profile_at", "select"),
     )
     passing = (*where, *watched, "on_spike", "spike", "max_corrupt_fraction", "data", "own", "vocab", "codebook")

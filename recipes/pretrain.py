@@ -56,6 +56,7 @@ def main(words: list[str]) -> None:
     from best import Selection
     from corpora import kinds
     from gradients import gradients_of
+    from kept import beside, where_checkpoints_lie
     from measure import Measured
     from measure_emoji import measure_emoji
     from measure_own import measure_own
@@ -88,7 +89,7 @@ def main(words: list[str]) -> None:
         StopSignals() as stop,
         ExitStack() as at_the_end,
     ):
-        folder, corpus, model, optimizer, scaler, done = started = start(config, run)
+        folder, corpus, model, optimizer, scaler, _, done = started = start(config, run)
         mixture = Mixture(
             kinds(corpus, config), config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction
         )
@@ -97,12 +98,13 @@ def main(words: list[str]) -> None:
         of_run = {"start": done, "device": run.device, "peak_flops": peak, "wandb": config.wandb}
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, **of_run)
         at_the_end.callback(meter.close)
-        checkpoints = Checkpoints(folder, keep=config.keep)
+        where = where_checkpoints_lie(config, folder)
+        checkpoints = Checkpoints(where, keep=config.keep, beside=beside(config, folder))
         watch = Watch(config, started, run, mixture=mixture, meter=meter, checkpoints=checkpoints)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
-        measured, selection = Measured(config, corpus, model, run), Selection(config, folder, run)
+        measured, selection = Measured(config, corpus, model, run), Selection(config, where, run)
         if config.select and not done:
-            Selection(config, folder, run).better(measure(measured)[0])  # a name that is not measured is told at once
+            Selection(config, where, run).better(measure(measured)[0])  # a name that is not measured is told at once
         for planned in watch.batches():
             stop.begins(planned.step + 1, planned.kind)
             means = gradients_of(
@@ -135,7 +137,7 @@ def main(words: list[str]) -> None:
             if best or step % config.save_every == 0 or step == config.steps or stopping:
                 checkpoints.save(step, model, optimizer, state=watch.state() | selection.state(), best=best)
             if stopping:
-                leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {folder}")
+                leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {where}")
         checkpoints.wait()
         selection.settle(model)
         export(model, folder, run)

@@ -25,7 +25,8 @@ def report(config: Config, readings: Sequence[Reading], shown: Sequence[Any], fo
     picture(readings, shown, folder)
     files = ("picture.png", "model.safetensors", "vocab.txt", "codebook.safetensors", "log.jsonl")
     there = ", ".join(name for name in files if (folder / name).exists())
-    print(f"\n{text}\n\nIn {folder}: {there}, checkpoints.", flush=True)
+    elsewhere = f"; in {config.checkpoints}: " if config.checkpoints else ", "
+    print(f"\n{text}\n\nIn {folder}: {there}{elsewhere}checkpoints.", flush=True)
 
 
 def picture(readings: Sequence[Reading], shown: Sequence[Any], folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from corpora import Corpus, open_corpus, save_corpus
 from folders import check_space, find_folder
+from kept import check_place, fetch_kept
 from own_sources import is_coded
 from presets import Config, as_json, shaping
 from torch import Tensor
@@ -52,13 +53,18 @@ class Started(NamedTuple):
     model: FlavaForPreTraining
     optimizer: torch.optim.Optimizer
     scaler: Scaler
+    last: Path | str | None
+    """The checkpoint that it goes on from, if it goes on."""
     done: int
-    """Steps that a run gone on with has behind it."""
+    """Steps that it has behind it."""
 
 
 def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
     folder, last = run.agree(find_folder(config) if run.leads else None)
+    check_place(config)
+    if last:
+        fetch_kept(config, folder)
     config = replace(config, resume=str(folder) if last else "")
     corpus = open_corpus(config)
     model = _sharded(config, run, corpus)
@@ -68,7 +74,7 @@ def start(config: Config, run: Run) -> Started:
     scaler = Scaler(config.precision, run.device)
     done = 0
     if run.leads:
-        check_space(folder, model)
+        check_space(config, folder, model)
     if last:
         state = load_checkpoint(last, model, optimizer, config=shaping(config))
         done = state["step"]
@@ -82,7 +88,7 @@ def start(config: Config, run: Run) -> Started:
         )
         if config.corpus == "own":
             print(_where_codes_come_from(corpus), flush=True)
-    return Started(folder, corpus, model, optimizer, scaler, done)
+    return Started(folder, corpus, model, optimizer, scaler, last, done)
 
 
 def _where_codes_come_from(corpus: Corpus) -> str:
@@ -187,7 +193,7 @@ def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:
         save_tensors(folder / "model.safetensors", weights, metadata_of(model))
 
 
-def leave(checkpoints: Checkpoints, meter: Meter, stop: StopSignals, words: str) -> NoReturn:
+def leave(checkpoints: Checkpoints[Path | str], meter: Meter, stop: StopSignals, words: str) -> NoReturn:
     """End a run that was asked to stop, once its checkpoint is whole, so that schedulers start it again. For every rank."""
     checkpoints.wait()
     stop.meet()

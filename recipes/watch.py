@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torchflava.training import (
     drop_gradients,
     last_checkpoint,
     load_checkpoint,
+    read_state,
 )
 
 _MOST = 10  # times that a run goes back to one checkpoint
@@ -41,7 +43,14 @@ class Watch:
     """
 
     def __init__(
-        self, config: Config, started: Started, run: Run, *, mixture: Mixture, meter: Meter, checkpoints: Checkpoints
+        self,
+        config: Config,
+        started: Started,
+        run: Run,
+        *,
+        mixture: Mixture,
+        meter: Meter,
+        checkpoints: Checkpoints[Path | str],
     ) -> None:
         self.config, self.started, self.run = config, started, run
         self.mixture, self.meter, self.checkpoints = mixture, meter, checkpoints
@@ -52,8 +61,8 @@ class Watch:
         """Seconds for the batch of the moment."""
         self._next = started.done
         self._tries: dict[int, int] = defaultdict(int)
-        if found := last_checkpoint(started.folder) if started.done else None:
-            self._load_state(json.loads((found / "state.json").read_text()))
+        if started.last:
+            self._load_state(read_state(started.last))
 
     def batches(self) -> Iterator[Planned]:
         """Those of all steps to come, from an earlier one again after the run has gone back."""
@@ -130,7 +139,8 @@ class Watch:
 
     def _go_back(self, spikes: list[Spike], told: str) -> None:
         self.checkpoints.wait()
-        started, found = self.started, self.run.agree(last_checkpoint(self.started.folder))
+        started = self.started
+        found = self.run.agree(last_checkpoint(self.checkpoints.folder) if self.run.leads else None)
         if found is None:
             raise FloatingPointError(f"{told}; there is no checkpoint yet to go back to: lower --save-every or --lr")
         state = load_checkpoint(found, started.model, started.optimizer, config=shaping(self.config))

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    **dict.fromkeys(("batch", "distributed", "files"), 0),
+    **dict.fromkeys(("batch", "distributed", "files", "stores"), 0),
     **dict.fromkeys(("layers", "losses", "transforms", "training"), 1),
     **dict.fromkeys(("data", "encoders", "codebooks", "heads", "evaluation"), 2),
     **dict.fromkeys(("models", "tasks", "convert"), 3),

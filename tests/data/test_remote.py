@@ -17,9 +17,10 @@ from made_tars import make_tar, pairs
 
 from torchflava.data import remote as module
 from torchflava.data.index import INDEX_NAME, scan, write_index
-from torchflava.data.remote import DiskCache, Ranged, Retries
+from torchflava.data.remote import DiskCache, Ranged
 from torchflava.data.shards import ShardPairs
 from torchflava.data.storage import Span
+from torchflava.stores import Retries
 from torchflava.transforms.image import CorruptSample
 
 SHARD = 10_240  # bytes of a tar with one sample
@@ -145,7 +146,7 @@ def test_a_shard_larger_than_the_cache_is_corrupt_not_a_loop(tmp_path):
 
 def test_failed_reads_are_tried_again_with_growing_pauses(tmp_path, monkeypatch):
     pauses: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     urls = [url.replace("memory", "flaky") for url in URLS[:4]]
     for storage in (DiskCache(tmp_path / "c", 1 << 20, retries=Retries(4, 0.5)), Ranged(Retries(4, 0.5))):
         found = ShardPairs(urls, storage=storage)

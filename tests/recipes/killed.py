@@ -31,16 +31,21 @@ class Job:
         words: the command line.
         ranks: how many.
         slow: seconds that each rank's part of a save takes longer, before and after its file is there.
+        before: called in each rank first; a function of a module.
     """
 
-    def __init__(self, words: list[str], ranks: int, *, slow: float = 0.0) -> None:
+    def __init__(
+        self, words: list[str], ranks: int, *, slow: float = 0.0, before: Callable[[], None] | None = None
+    ) -> None:
         self.began = time.time()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.processes = [context.Process(target=_rank, args=(r, ranks, port, words, slow)) for r in range(ranks)]
+        self.processes = [
+            context.Process(target=_rank, args=(r, ranks, port, words, slow, before)) for r in range(ranks)
+        ]
         for process in self.processes:
             process.start()
 
@@ -71,8 +76,12 @@ class Job:
         return [process.exitcode for process in self.processes]
 
 
-def _rank(rank: int, ranks: int, port: int, words: list[str], slow: float) -> None:
+def _rank(
+    rank: int, ranks: int, port: int, words: list[str], slow: float, before: Callable[[], None] | None = None
+) -> None:
     torch.set_num_threads(1)
+    if before is not None:
+        before()
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -75,6 +75,7 @@ ELSEWHERE = {
     "profile_at": "what is recorded: test_watching",
     "folder": "where: test_pretrain",
     "name": "where, and from where on: test_named_runs",
+    "checkpoints": "where, and from where on: test_going_on_elsewhere",
     "resume": "test_pretrain",
 }
 

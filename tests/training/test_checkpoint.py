@@ -156,7 +156,7 @@ def test_a_save_that_fails_is_told_and_leaves_the_last_good_one(
         checkpoints.wait()
     assert last_checkpoint(tmp_path) == good
     monkeypatch.undo()
-    monkeypatch.setattr(checkpoint_module, "_seal", full)
+    monkeypatch.setattr(Checkpoints, "_seal", full)
     checkpoints.save(2, model, optimizer, state={})
     with pytest.raises(OSError, match="No space"):
         checkpoints.save(3, model, optimizer, state={})

@@ -10,13 +10,14 @@ from torchflava.data.mixture import Kind, Mixture, Planned
 from torchflava.data.opening import open_images, open_pairs, open_texts
 from torchflava.data.order import Order, keyed_rng, permute
 from torchflava.data.prepare import prepare
-from torchflava.data.remote import DiskCache, Ranged, Retries
+from torchflava.data.remote import DiskCache, Ranged
 from torchflava.data.replacing import Replaced
 from torchflava.data.rows import ImageRows, PairRows, TextRows, anywhere, same_shard
 from torchflava.data.samples import ImageSample, PairSample, PairSource, Source, TextSample
 from torchflava.data.scenes import SceneClasses, SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs, ShardTexts
 from torchflava.data.sorting import Endings
+from torchflava.stores import Retries
 
 __all__ = [
     "Blend",

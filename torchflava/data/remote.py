@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from torchflava.data.storage import Span, exactly
+from torchflava.stores import Retries, patiently
 from torchflava.transforms.image import CorruptSample
 
 T = TypeVar("T")
@@ -24,14 +25,6 @@ _PIECE = 1 << 24  # bytes fetched by one request
 _LOCKS = 64  # shards that processes of one machine can fetch at a time, about
 _ANEW = ("index.safetensors", "codes.json")  # written again in place, which their length need not show
 _WAIT = 0.05  # seconds between two looks whether there is room
-
-
-class Retries(NamedTuple):
-    """How often, and after which pauses, a failed read is tried again."""
-
-    tries: int = 5
-    first_pause: float = 0.5
-    """Seconds; every further pause is twice as long."""
 
 
 class _Remote:
@@ -57,20 +50,7 @@ class _Remote:
         return int(size)
 
     def _patiently(self, url: str, ask: Callable[[Any, str], T]) -> T:
-        from fsspec.core import url_to_fs  # with huggingface-hub; slow to import, and few read from afar
-
-        for attempt in range(self.retries.tries):
-            if attempt:
-                time.sleep(self.retries.first_pause * 2 ** (attempt - 1))
-            try:
-                return ask(*url_to_fs(url))  # anew each time: fsspec keeps one of each for a process and sees a fork
-            except (FileNotFoundError, PermissionError):
-                raise  # no second try mends it
-            except ImportError as error:
-                raise ValueError(f"{url} cannot be read here ({error}); install what it names") from error
-            except Exception as error:  # each store's client has its own
-                failed = error
-        raise OSError(f"{self.retries.tries} tries, the last: {type(failed).__name__}: {failed}") from failed
+        return patiently(url, ask, self.retries)
 
     def _copy(self, url: str, file: BinaryIO, size: int) -> None:
         """Write all of a file of `size` bytes.

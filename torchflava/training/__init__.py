@@ -1,17 +1,20 @@
 """The mechanics of a run: processes, sharding, optimizer, checkpoints, meters. It knows modules, not FLAVA."""
 
 from torchflava.training.accumulate import Across, accumulate
-from torchflava.training.checkpoint import Checkpoints, best_checkpoint, full_weights, last_checkpoint, load_checkpoint
+from torchflava.training.checkpoint import Checkpoints, full_weights, load_checkpoint
 from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
 from torchflava.training.initialise import give_weights, initialise
 from torchflava.training.machine import peak_flops
 from torchflava.training.meter import TIMED, Meter
 from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine, warmup_linear
+from torchflava.training.places import Place
 from torchflava.training.precision import Scaler
 from torchflava.training.profile import Profile
 from torchflava.training.run import Run, attention_kernels, session
+from torchflava.training.saved import best_checkpoint, last_checkpoint, place_of, read_state
 from torchflava.training.signals import REQUEUE, StopSignals
 from torchflava.training.spikes import Spike, Spikes, drop_gradients
+from torchflava.training.together import local_rank, together
 
 __all__ = [
     "REQUEUE",
@@ -19,6 +22,7 @@ __all__ = [
     "Across",
     "Checkpoints",
     "Meter",
+    "Place",
     "Profile",
     "Run",
     "Scaler",
@@ -37,12 +41,16 @@ __all__ = [
     "initialise",
     "last_checkpoint",
     "load_checkpoint",
+    "local_rank",
     "mesh_of",
     "peak_flops",
+    "place_of",
+    "read_state",
     "recompute",
     "session",
     "set_learning_rate",
     "shard",
+    "together",
     "warmup_cosine",
     "warmup_linear",
 ]

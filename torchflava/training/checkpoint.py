@@ -2,16 +2,14 @@
 
 A checkpoint is a folder `step-00000200/`: a safetensors file for each rank, written and read by torch.distributed.checkpoint, so
 that any number of ranks can go on from it; and `state.json`, written last, which lists the files: without it there is no
-checkpoint.
+checkpoint. It lies on a disk that all ranks share, or in an object store (`s3://` ...).
 """
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 import torch.distributed as dist
@@ -23,32 +21,46 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from torchflava.distributed import rank, world_size
+from torchflava.training.places import STATE
+from torchflava.training.saved import (
+    FORMAT,
+    Where,
+    best_step,
+    checked_state,
+    damaged,
+    parts_of,
+    place_of,
+    short,
+    whole,
+    within,
+)
+from torchflava.training.together import WAIT, together
 
-FORMAT = 2
-"""Of the folder; raised when an older reader could not read it."""
 
-
-class Checkpoints:
+class Checkpoints(Generic[Where]):
     """A run's checkpoints in one folder. Made, and its methods called, by every rank; the group of ranks must be there.
 
     Saving copies the tensors and returns; files are written meanwhile by a thread, over a group of its own, so that training's
     messages and its own do not mix. What fails there is raised by the next `save` or by `wait`.
 
     Args:
-        folder: on a disk that all ranks share.
+        folder: on a disk that all ranks share; or the URL of one in an object store that fsspec opens: then each rank writes
+            its file on its machine's own disk (`TMPDIR`) and sends it from there.
         keep: the last so many are kept, older ones are deleted once a newer one is whole.
         keep_every: those of a step that is a multiple are kept too; 0 keeps none.
+        beside: files of the first rank that are copied into `folder` before a checkpoint becomes one, if they have changed.
 
     Raises:
         ValueError: for numbers that cannot be.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, keep_every: int = 0) -> None:
+    def __init__(self, folder: Where, *, keep: int = 2, keep_every: int = 0, beside: Sequence[Path] = ()) -> None:
         if keep < 1 or keep_every < 0:
             raise ValueError(f"keep {keep} must be 1 or more, and keep_every {keep_every} 0 or more")
-        self.folder = folder
+        self.folder, self.place = folder, place_of(folder)
         self.keep, self.keep_every = keep, keep_every
-        self._group: Any = dist.new_group(backend="gloo")
+        self._beside: dict[Path, tuple[int, int] | None] = dict.fromkeys(beside)
+        self._group: Any = dist.new_group(backend="gloo", timeout=WAIT)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -60,7 +72,7 @@ class Checkpoints:
         *,
         state: Mapping[str, Any],
         best: bool = False,
-    ) -> Path:
+    ) -> Where:
         """Begin to write the checkpoint after `step` steps.
 
         Args:
@@ -77,16 +89,15 @@ class Checkpoints:
             OSError: if the one before could not be written.
         """
         self.wait()
-        target = self.folder / f"step-{step:08d}"
-        if rank() == 0:
-            _clear(target)
+        name = f"step-{step:08d}"
+        written = self.place.prepare(name)
         dist.barrier(self._group)
         tensors = _tensors(model, optimizer)
-        writer = HuggingFaceStorageWriter(str(target), save_distributed=True)
-        written = async_save(tensors, storage_writer=writer, process_group=self._group)
+        writer = HuggingFaceStorageWriter(str(written), save_distributed=True)
+        writing = async_save(tensors, storage_writer=writer, process_group=self._group)
         told = {"format": FORMAT, "step": step, "ranks": world_size(), "torch": torch.__version__, **state}
-        self._pending = self._thread.submit(self._finish, written, target, told, best)
-        return target
+        self._pending = self._thread.submit(self._finish, writing, written, name, told=told, best=best)
+        return within(self.folder, name)
 
     def wait(self) -> None:
         """Return once the last checkpoint is whole.
@@ -98,26 +109,45 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _finish(self, written: Any, target: Path, told: dict[str, Any], best: bool) -> None:
+    def _finish(self, writing: Any, written: Path, name: str, *, told: dict[str, Any], best: bool) -> None:
+        target = within(self.folder, name)
         try:
-            written.result()
+            writing.result()
+            self._on_first(lambda: self.place.make_way(name))
+            files: dict[str, int] = {}
+            for part in together(lambda: self.place.publish(name, written), self._group):
+                files |= part
+            self._on_first(lambda: self._seal(name, told | {"files": files}, best=best))
         except (Exception, CheckpointException) as error:  # the latter is no Exception
-            raise OSError(f"{target} could not be written ({_short(error)}); the one before it is whole") from error
-        if rank() == 0:
-            _seal(target, told)
-            if best:
-                _write(self.folder / "best.json", {"step": told["step"]})
-            self._forget()
+            raise OSError(f"{target} could not be written ({short(error)}); the one before it is whole") from error
+        finally:
+            self.place.discard(written)
+        try:
+            self._on_first(self._forget)
+        except (OSError, ValueError) as error:
+            raise OSError(f"{target} is whole, but older ones could not be deleted ({short(error)})") from error
+
+    def _on_first(self, act: Callable[[], None]) -> None:
+        together(lambda: act() if rank() == 0 else None, self._group)
+
+    def _seal(self, name: str, told: dict[str, Any], *, best: bool) -> None:
+        """Make published files a checkpoint."""
+        for path, before in self._beside.items():
+            if path.is_file() and (now := (path.stat().st_mtime_ns, path.stat().st_size)) != before:
+                self.place.write(path.name, path.read_bytes())
+                self._beside[path] = now
+        self.place.write(f"{name}/{STATE}", _as_json(told))
+        if best:
+            self.place.write("best.json", _as_json({"step": told["step"]}))
 
     def _forget(self) -> None:
         """Delete what need not be kept, and halves that a killed save left."""
-        whole, best = _whole(self.folder), _best(self.folder)
-        for path in self.folder.glob("step-*"):
-            step = int(path.name.partition("-")[2])
+        there, best = whole(self.place), best_step(self.place)
+        for name in self.place.steps():
+            step = int(name.partition("-")[2])
             wanted = step == best or (self.keep_every and step % self.keep_every == 0)
-            if path.name < whole[-self.keep :][0].name and not (wanted and path in whole):
-                (path / "state.json").unlink(missing_ok=True)
-                shutil.rmtree(path)
+            if name < there[-self.keep :][0] and not (wanted and name in there):
+                self.place.delete(name)
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -126,20 +156,8 @@ def full_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: v for name, v in get_model_state_dict(model, options=whole).items() if isinstance(v, Tensor)}
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint of the greatest step in `folder`, if there is one."""
-    whole = _whole(folder)
-    return whole[-1] if whole else None
-
-
-def best_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint that was saved as the best, if there is one."""
-    best = _best(folder)
-    return next((path for path in _whole(folder) if path.name == f"step-{best:08d}"), None)
-
-
 def load_checkpoint(
-    path: Path,
+    path: Path | str,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     *,
@@ -150,46 +168,53 @@ def load_checkpoint(
     Nothing is changed unless all of it can be read.
 
     Args:
-        path: of the checkpoint's folder.
+        path: of the checkpoint's folder; or its URL: its files are fetched once a machine, onto its own disk, and deleted.
         model: may be sharded.
         optimizer: of its parameters; left out for evaluation.
         config: must be the saved one's, where given.
 
     Raises:
         ValueError: if the checkpoint is damaged, of another format or model, or of another config.
+        OSError: if it cannot be fetched.
     """
-    state = _checked_state(path, config)
+    state = checked_state(path, config)
     named = dict(model.named_parameters())
-    reader = HuggingFaceStorageReader(str(path))
-    try:
-        there: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
-    except Exception as error:  # whatever a damaged header makes its reader stumble over
-        raise _damaged(path, error) from error
     own = {f"model/{name}": value for name, value in model.state_dict().items()}
-    _refuse_other_model(path, own, {key: tuple(told.size) for key, told in there.items() if key.startswith("model/")})
-    found: dict[str, Any] = {key: torch.empty_like(value) for key, value in own.items()}
-    if f"random/{rank()}" in there:
-        found[f"random/{rank()}"] = torch.get_rng_state()
-    if optimizer is not None:
-        for key, told in there.items():
-            name = key.removeprefix("optimizer/").rpartition("/")[0]
-            if key.startswith("optimizer/"):
-                like = named[name].detach() if told.size == named[name].shape and told.size else None
-                found[key] = (
-                    torch.empty(told.size, dtype=told.properties.dtype) if like is None else torch.empty_like(like)
-                )
-    try:
-        load(found, storage_reader=HuggingFaceStorageReader(str(path)))
-    except (Exception, CheckpointException) as error:
-        raise _damaged(path, error) from error
+    place, name = parts_of(path)
+    with place.fetched(name, state["files"]) as folder:
+        found = _found(folder, path, own, moments_of=named if optimizer is not None else {})
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(found[key])
-    if state["ranks"] == world_size() and (random := f"random/{rank()}") in there:
+    if state["ranks"] == world_size() and (random := f"random/{rank()}") in found:
         torch.set_rng_state(found[random])
     if optimizer is not None:
         _set_moments(optimizer, named, {key: value for key, value in found.items() if key.startswith("optimizer/")})
     return state
+
+
+def _found(
+    folder: Path, path: Path | str, own: Mapping[str, Tensor], *, moments_of: Mapping[str, nn.Parameter]
+) -> dict[str, Any]:
+    """This rank's shards of all tensors in the files in `folder`, which are those of the checkpoint at `path`."""
+    try:
+        there: dict[str, Any] = dict(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+    except Exception as error:  # whatever a damaged header makes its reader stumble over
+        raise damaged(path, error) from error
+    _refuse_other_model(path, own, {key: tuple(told.size) for key, told in there.items() if key.startswith("model/")})
+    found: dict[str, Any] = {key: torch.empty_like(value) for key, value in own.items()}
+    if f"random/{rank()}" in there:
+        found[f"random/{rank()}"] = torch.get_rng_state()
+    for key, told in there.items() if moments_of else ():
+        name = key.removeprefix("optimizer/").rpartition("/")[0]
+        if key.startswith("optimizer/"):
+            like = moments_of[name].detach() if told.size == moments_of[name].shape and told.size else None
+            found[key] = torch.empty(told.size, dtype=told.properties.dtype) if like is None else torch.empty_like(like)
+    try:
+        load(found, storage_reader=HuggingFaceStorageReader(str(folder)))
+    except (Exception, CheckpointException) as error:
+        raise damaged(path, error) from error
+    return found
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -209,73 +234,7 @@ def _set_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parame
         optimizer.state[named[name]][part] = value
 
 
-def _clear(target: Path) -> None:
-    """Make an empty folder; what made it a checkpoint goes first."""
-    (target / "state.json").unlink(missing_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-
-
-def _seal(target: Path, told: dict[str, Any]) -> None:
-    """Make a folder of written files a checkpoint."""
-    files = {}
-    for path in sorted(target.glob("*.safetensors")):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[path.name] = path.stat().st_size
-    _write(target / "state.json", told | {"files": files})
-
-
-def _write(path: Path, told: Mapping[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        json.dump(told, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # or the name could be lost where the power is
-    finally:
-        os.close(folder)
-
-
-def _whole(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
-
-
-def _best(folder: Path) -> int:
-    try:
-        return int(json.loads((folder / "best.json").read_text())["step"])
-    except FileNotFoundError:
-        return -1
-
-
-def _checked_state(path: Path, config: Mapping[str, Any] | None) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((path / "state.json").read_text())
-        there = {name: (path / name).stat().st_size for name in state["files"]}
-        if state["format"] == FORMAT and there != state["files"]:
-            short = [name for name, size in there.items() if size != state["files"][name]]
-            raise ValueError(f"{', '.join(short)} is not as long as it was")
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise _damaged(path, error) from error
-    if state["format"] != FORMAT:
-        raise ValueError(
-            f"{path} has format {state['format']}, this version reads {FORMAT}; use the version that wrote it"
-        )
-    if config is not None:
-        both = state.get("config", {}), json.loads(json.dumps(config))
-        told = [f"{key} was {both[0].get(key)!r}, is {both[1].get(key)!r}" for key in both[0] | both[1]
-                if both[0].get(key) != both[1].get(key)]  # fmt: skip
-        if told:
-            raise ValueError(
-                f"{path} belongs to another run: {'; '.join(told)}; go on with the same settings or start a new folder"
-            )
-    return state
-
-
-def _refuse_other_model(path: Path, own: Mapping[str, Tensor], there: Mapping[str, tuple[int, ...]]) -> None:
+def _refuse_other_model(path: Path | str, own: Mapping[str, Tensor], there: Mapping[str, tuple[int, ...]]) -> None:
     told = [f"{name} is missing" for name in own if name not in there]
     told += [f"{name} is not the model's" for name in there if name not in own]
     told += [
@@ -289,12 +248,5 @@ def _refuse_other_model(path: Path, own: Mapping[str, Tensor], there: Mapping[st
         )
 
 
-def _short(error: BaseException) -> str:
-    """One line of it; of a failure on several ranks, the first rank's."""
-    failures = list(getattr(error, "failures", {}).values())
-    first = failures[0][0] if failures else error
-    return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
-
-
-def _damaged(path: Path, error: BaseException) -> ValueError:
-    return ValueError(f"{path} is damaged ({_short(error)}); delete it to go on from the checkpoint before it")
+def _as_json(told: Mapping[str, Any]) -> bytes:
+    return json.dumps(told, indent=1).encode()
