@@ -125,6 +125,7 @@ def test_weights_are_drawn_by_seed_and_name_and_narrow_ones_more_widely() -> Non
     initialise(small, 3)
     first = small.flava.text_encoder.trunk.blocks[0].mlp.up.weight
     assert first.std().item() == pytest.approx(48**-0.5, rel=0.05)
+    assert small.flava.text_projection.weight.std().item() == pytest.approx(48**-0.5, rel=0.1)
     again = clip_for_pretraining(clip_model("tiny", image_size=32, vocab_size=61))
     initialise(again, 3)
     assert all(torch.equal(p, q) for p, q in zip(small.parameters(), again.parameters(), strict=True))
