@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from own import complaints_of_own
-from presets import Config
+from presets import Config, needs_codes
 
 _RANGES = (
     ("mask_rate", 0, 1),
@@ -60,6 +60,7 @@ def complaints(config: Config) -> Iterator[str]:
         yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
     yield from _complaints_of_checkpoints(config.checkpoints)
     yield from _complaints_of_kinds(config)
+    yield from _complaints_of_clip(config)
     asked, measures = config.corpus == "own", bool(config.measure_every)
     yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
 
@@ -98,3 +99,15 @@ def _complaints_of_kinds(config: Config) -> Iterator[str]:
     for kind, losses in heads.items():
         if shares[kind] and not any(weights[name] for name in losses):
             yield f"--shares.{kind} is {shares[kind]}, but {' and '.join(losses)} have weight 0; set the share to 0 too"
+    if not needs_codes(config) and (config.codebook or config.own.codes != "auto"):
+        given = f"--codebook {config.codebook}" if config.codebook else f"--codes {config.own.codes}"
+        yield f"{given} is for losses over codes, and mim and mmm_image have no weight or no share; leave it out"
+
+
+def _complaints_of_clip(config: Config) -> Iterator[str]:
+    if config.architecture == "flava":
+        return
+    if others := [name for name, weight in asdict(config.weights).items() if weight and name != "contrastive"]:
+        yield f"--architecture clip learns by the contrastive loss alone; set --weights.{others[0].replace('_', '-')} to 0"
+    if config.image_encoder != "vit":
+        yield f"--image-encoder {config.image_encoder} is for FLAVA; CLIP's is a ViT of its own, leave it out"

@@ -13,7 +13,7 @@ import torch
 from numpy.random import Generator
 from own import Own
 from own_sources import check_held_out, check_window, is_coded, own_images, own_pairs, own_texts, with_codes
-from presets import Config
+from presets import Config, needs_codes
 
 from torchflava.codebooks import DalleCodebook, PatchCodebook, fit_patches, load_codebook
 from torchflava.data.blend import Chosen, choose
@@ -54,7 +54,7 @@ class Corpus(NamedTuple):
     tokenizer: WordPiece | None
     """None where there are no texts, and no vocabulary is given."""
     codebook: PatchCodebook | DalleCodebook | None
-    """None where no image is trained on."""
+    """None where no loss asks for codes."""
 
 
 def scenes(config: Config) -> Sources:
@@ -104,10 +104,10 @@ def open_corpus(config: Config) -> Corpus:
         kept = Path(config.resume)
         unread = sources.pairs is None and sources.texts is None and not (kept / "vocab.txt").exists()
         tokenizer = None if unread else WordPiece.from_file(kept / "vocab.txt")
-        codebook = load_codebook(kept / "codebook.safetensors") if _sees_images(config) else None
+        codebook = load_codebook(kept / "codebook.safetensors") if needs_codes(config) else None
     else:
         tokenizer = _tokenizer(config, sources)
-        codebook = _codebook(config, sources) if _sees_images(config) else None
+        codebook = _codebook(config, sources) if needs_codes(config) else None
     if codebook is None:
         return Corpus(sources, tokenizer, None)
     side = config.image_size // config.patch_size
@@ -130,10 +130,6 @@ def _own_of(config: Config, kind: str) -> Own:
         return config.own
     began_with = '"codes"' in json.dumps(json.loads(kept.read_text())["sources"].get(kind))
     return replace(config.own, codes="cached" if began_with else "online")
-
-
-def _sees_images(config: Config) -> bool:
-    return bool(config.shares.image or config.shares.pair)
 
 
 def _tokenizer(config: Config, sources: Sources) -> WordPiece | None:

@@ -8,7 +8,7 @@ import torch
 from presets import Config
 from torch import Tensor
 
-from torchflava.batch import CachedPairBatch, RawBatch, RawPairBatch, RawTextBatch, split
+from torchflava.batch import IGNORE, CachedPairBatch, RawBatch, RawPairBatch, RawTextBatch, split
 from torchflava.codebooks import Codebook
 from torchflava.data.prepare import prepare
 from torchflava.losses import mean_losses, weighted_sum
@@ -34,7 +34,7 @@ def gradients_of(
     Args:
         raw: this rank's rows.
         model: may be sharded.
-        codebook: gives the labels of patches, where `raw` does not have them.
+        codebook: gives the labels of patches, where `raw` does not have them; None where no loss asks for any.
         config: weights of the losses, kind of mean, rows of a part.
         device: this rank's.
         scale: of a loss, as float16 needs it.
@@ -43,6 +43,7 @@ def gradients_of(
     def objective(means: Means) -> Tensor:
         return scale(weighted_sum(means, vars(config.weights)))
 
+    raw = unlabelled(raw) if codebook is None else raw
     rows = config.micro_batch or len(raw[0])
     if rows >= len(raw[0]):
         means = mean_losses(model(prepare(raw, device, normalise, encode_by(codebook))), config.loss_mean)
@@ -64,7 +65,7 @@ def _as_they_are(pixels: Tensor) -> Tensor:
 
 
 def encode_by(codebook: Codebook | None) -> Callable[[Tensor], Tensor]:
-    """A codebook's `encode`, as `prepare` takes it; batches of texts ask for none."""
+    """A codebook's `encode`, as `prepare` takes it; batches of texts, and those that are `unlabelled`, ask for none."""
     if codebook is not None:
         return codebook.encode
 
@@ -72,6 +73,13 @@ def encode_by(codebook: Codebook | None) -> Callable[[Tensor], Tensor]:
         raise ValueError("images need a codebook, and this run has none")
 
     return none
+
+
+def unlabelled(raw: RawBatch) -> RawBatch:
+    """The batch of a run without a codebook: no patch is asked for."""
+    if isinstance(raw, RawTextBatch):
+        return raw
+    return raw._replace(targets=torch.full_like(raw.masked, IGNORE, dtype=torch.int64))
 
 
 def _with_codes(raw: RawBatch, device: torch.device, codebook: Codebook | None) -> RawBatch:

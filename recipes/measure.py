@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from corpora import Corpus, Sources, kinds
-from gradients import encode_by
+from gradients import encode_by, unlabelled
 from presets import Config
 from torch import Tensor
 
@@ -85,7 +85,9 @@ class Measured:
 
     def prepared(self, raw: RawBatch) -> Batch:
         """A raw batch, ready for the model."""
-        return prepare(raw, self.run.device, normalise, encode_by(self.corpus.codebook))
+        codebook = self.corpus.codebook
+        raw = unlabelled(raw) if codebook is None else raw
+        return prepare(raw, self.run.device, normalise, encode_by(codebook))
 
     def losses(self, sources: Sources) -> list[Reading]:
         """The mean of each loss, beside what guessing by the labels' own frequencies gets."""

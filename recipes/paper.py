@@ -1,4 +1,4 @@
-"""The runs of the paper by name: both stages, each column of table 4, its comparisons, and TorchMultimodal's larger sizes.
+"""The runs of the paper by name: both stages, each column of table 4, its comparisons, CLIP, and TorchMultimodal's larger sizes.
 
 What the paper leaves open and how it is read here: docs/decisions/0020. Data and weights are looked for under `data/` and
 `weights/`, as docs/presets.md says; any flag names others.
@@ -71,7 +71,20 @@ def mlm_only() -> Config:
 
 def flava_c() -> Config:
     """The contrastive loss alone, on PMD (table 4)."""
-    return replace(flava_mm(), preset="flava_c", weights=replace(_NONE, contrastive=1))
+    return replace(flava_mm(), preset="flava_c", weights=replace(_NONE, contrastive=1), codebook="")
+
+
+def clip() -> Config:
+    """CLIP's ViT-B/16 on PMD (table 4's baseline), trained as FLAVA_C is: only the model differs."""
+    return replace(flava_c(), preset="clip", architecture="clip")
+
+
+def clip_flava_arch() -> Config:
+    """FLAVA's image and text encoder by CLIP's optimizer (Radford et al. 2021, tables 18 and 20): only the training differs."""
+    return replace(
+        flava_c(), preset="clip_flava_arch",
+        lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup_steps=2_000, clip=0,
+    )  # fmt: skip
 
 
 def flava_mm() -> Config:
@@ -125,6 +138,8 @@ _ALL = (
     mim_only,
     mlm_only,
     flava_c,
+    clip,
+    clip_flava_arch,
     flava_mm,
     flava_no_init,
     flava,

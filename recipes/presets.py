@@ -47,8 +47,10 @@ class Config:
     """A WordPiece vocabulary, such as BERT's vocab.txt; without one it is learnt from the captions."""
     codebook: str = ""
     """A codebook: a run's codebook.safetensors, or the weights of DALL-E's dVAE; without one it is fitted to the images."""
+    architecture: Literal["flava", "clip"] = "flava"
+    """FLAVA, or CLIP, which learns by the contrastive loss alone: other weights, and shares of images and texts, must be 0."""
     model: str = "mini"
-    """A size: tiny, mini, small, medium, base, 900m, 1.8b, 2.7b, 4.8b or 10b."""
+    """A size: tiny, mini, small, medium, base, 900m, 1.8b, 2.7b, 4.8b or 10b; CLIP has those up to base."""
     image_encoder: Literal["vit", "beit"] = "vit"
     """Blocks of the image encoder: ViT's, or BEiT's, with biases by relative position and scaled branches."""
     init_image: str = ""
@@ -203,6 +205,12 @@ def parse(words: Sequence[str], *, places: bool = True) -> Config:
     if complaint:
         sys.exit(f"pretrain.py: {complaint}")
     return config
+
+
+def needs_codes(config: Config) -> bool:
+    """Whether a loss that is trained predicts codes of patches."""
+    shares, weights = config.shares, config.weights
+    return bool((shares.image and weights.mim) or (shares.pair and weights.mmm_image))
 
 
 def _preset_of(words: Sequence[str]) -> str:

@@ -19,9 +19,13 @@ from torchflava.data.mixture import Mixture
 from torchflava.encoders import ImageEncoder, beit_image_encoder
 from torchflava.files import save_tensors
 from torchflava.models import (
+    CLIP_TEXTS,
     SIZES,
     VERBS,
+    Clip,
     FlavaForPreTraining,
+    clip_for_pretraining,
+    clip_model,
     first_weights,
     flava_for_pretraining,
     flava_model,
@@ -122,6 +126,8 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
     """The model that `config` describes; a loss of weight 0 has no head."""
     if config.model not in SIZES:
         raise SystemExit(f"no model is called {config.model!r}; there are {', '.join(SIZES)}")
+    if config.architecture == "clip":
+        return clip_for_pretraining(_clip(config, vocab_size), gradients=config.gradients)
     if config.image_encoder == "beit":
         flava = flava_model(config.model, image=_beit(config), vocab_size=vocab_size)
     else:
@@ -133,6 +139,13 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
         if weight == 0:
             setattr(model, name, None)
     return model
+
+
+def _clip(config: Config, vocab_size: int) -> Clip:
+    if config.model not in CLIP_TEXTS:
+        raise SystemExit(f"no CLIP is of size {config.model!r}; there are {', '.join(CLIP_TEXTS)}")
+    side = {"image_size": config.image_size, "patch_size": config.patch_size}
+    return clip_model(config.model, **side, vocab_size=vocab_size, max_length=config.max_length)
 
 
 def _beit(config: Config) -> ImageEncoder:

@@ -13,12 +13,14 @@ from torchflava.encoders import (
     FusionEncoder,
     ImageEncoder,
     TextEncoder,
+    clip_image_encoder,
+    clip_text_encoder,
     flava_fusion_encoder,
     flava_image_encoder,
     flava_text_encoder,
 )
 from torchflava.losses import mean_losses
-from torchflava.models import Flava, FlavaForPreTraining, flava_for_pretraining
+from torchflava.models import Clip, Flava, FlavaForPreTraining, clip_for_pretraining, flava_for_pretraining
 
 IMAGE_WIDTH, TEXT_WIDTH, FUSION_WIDTH, EMBED_DIM = 22, 26, 34, 19
 IMAGE_SIZE, PATCH_SIZE, NUM_PATCHES = 15, 5, 9
@@ -56,6 +58,21 @@ def pretraining(seed: int = 0, *, parts: dict[str, nn.Module] | None = None, **o
     """All six losses over `flava(seed, **parts)`."""
     model = flava_for_pretraining(flava(seed, **(parts or {})), num_codes=NUM_CODES, **options)
     return stirred(model)
+
+
+def clip(seed: int = 0, **text: Any) -> Clip:
+    """CLIP's two encoders, of the widths of `flava`'s; options of the text encoder."""
+    torch.manual_seed(seed)
+    image = clip_image_encoder(
+        width=IMAGE_WIDTH, depth=2, num_heads=2, hidden=23, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE
+    )
+    sizes = {"width": TEXT_WIDTH, "depth": 3, "num_heads": 2, "hidden": 29, "vocab_size": VOCAB_SIZE}
+    return stirred(Clip(image, clip_text_encoder(**sizes | {"max_length": MAX_LENGTH} | text), embed_dim=EMBED_DIM))
+
+
+def clip_pretraining(seed: int = 0) -> FlavaForPreTraining:
+    """The contrastive loss over `clip(seed)`."""
+    return clip_for_pretraining(clip(seed))
 
 
 def stirred(model: ModuleT) -> ModuleT:

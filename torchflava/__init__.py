@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from torchflava.heads import MatchHead as MatchHead
     from torchflava.heads import MlpClassifier as MlpClassifier
     from torchflava.losses import ContrastiveLoss as ContrastiveLoss
+    from torchflava.models import Clip as Clip
     from torchflava.models import Flava as Flava
     from torchflava.models import FlavaForClassification as FlavaForClassification
     from torchflava.models import FlavaForPreTraining as FlavaForPreTraining
+    from torchflava.models import clip_for_pretraining as clip_for_pretraining
+    from torchflava.models import clip_model as clip_model
     from torchflava.models import flava_for_classification as flava_for_classification
     from torchflava.models import flava_for_pretraining as flava_for_pretraining
     from torchflava.models import flava_model as flava_model
@@ -56,9 +59,12 @@ _HOMES = {
     "heads": ("MaskedPredictionHead", "MatchHead", "MlpClassifier"),
     "losses": ("ContrastiveLoss",),
     "models": (
+        "Clip",
         "Flava",
         "FlavaForClassification",
         "FlavaForPreTraining",
+        "clip_for_pretraining",
+        "clip_model",
         "flava_for_classification",
         "flava_for_pretraining",
         "flava_model",

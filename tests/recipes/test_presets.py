@@ -20,7 +20,7 @@ TRAINED: dict[str, tuple[set[str], tuple[float, float, float]]] = {
     "text_stage1": ({"mlm"}, (0, 0, 1)),
     "mim_only": ({"mim"}, (0, 1, 0)),
     "mlm_only": ({"mlm"}, (0, 0, 1)),
-    "flava_c": ({"contrastive"}, (1, 0, 0)),
+    **dict.fromkeys(["flava_c", "clip", "clip_flava_arch"], ({"contrastive"}, (1, 0, 0))),
     "flava_mm": (MULTIMODAL, (1, 0, 0)),
     **dict.fromkeys(
         ["flava_no_init", "flava", "flava_local_contrastive", "flava_beit_init"], (ALL, (0.70, 0.15, 0.15))
@@ -41,7 +41,7 @@ def test_no_row_is_missing_and_each_trains_what_the_paper_says() -> None:
 
 def test_the_numbers_of_the_joint_training() -> None:
     """Table C.1 and §4.1: batch 8,192, AdamW .9 / .999, lr 1e-3, decay .1, 10,000 + cosine over 150,000; ViT-B/16 at 224 px."""
-    for name in TRAINED.keys() - {"text_stage1"}:
+    for name in TRAINED.keys() - {"text_stage1", "clip_flava_arch"}:
         c = ROWS[name]()
         assert (c.batch_size, c.steps, c.warmup_steps, c.schedule) == (8192, 150_000, 10_000, "cosine")
         assert (c.lr, c.weight_decay, c.betas) == (1e-3, 0.1, (0.9, 0.999))
@@ -61,6 +61,23 @@ def test_the_numbers_of_stage_one() -> None:
     assert (c.clip, c.text_length, c.mask_rate) == (0, 512, 0.15)
 
 
+def test_the_numbers_of_clips_own_training() -> None:
+    """Radford et al. 2021, tables 18 and 20: decay .2, 2,000 steps of warm-up, Adam .9 / .98 / 1e-6, 5e-4 for ViT-B/16."""
+    c, joint = ROWS["clip_flava_arch"](), ROWS["flava_c"]()
+    assert (c.weight_decay, c.warmup_steps, c.betas, c.eps, c.lr, c.clip) == (0.2, 2_000, (0.9, 0.98), 1e-6, 5e-4, 0)
+    assert differing(asdict(c), asdict(joint)) == {
+        "preset",
+        "weight_decay",
+        "warmup_steps",
+        "betas",
+        "eps",
+        "lr",
+        "clip",
+    }
+    assert differing(asdict(ROWS["clip"]()), asdict(joint)) == {"preset", "architecture"}
+    assert (c.steps * c.batch_size, c.schedule) == (150_000 * 8192, "cosine")
+
+
 def test_where_the_rows_differ() -> None:
     full, random = asdict(ROWS["flava"]()), asdict(ROWS["flava_no_init"]())
     assert differing(full, random) == {"preset", "init_image", "init_text"}
@@ -69,7 +86,14 @@ def test_where_the_rows_differ() -> None:
     assert differing(full, asdict(ROWS["flava_beit_init"]())) == {"preset", "image_encoder", "init_image"}
     assert ROWS["flava_local_contrastive"]().gradients == "local"
     assert full["gradients"] == "global"
-    for name in ("mim_only", "mlm_only", "flava_c", "flava_mm"):  # PMD's nine sources and nothing else
+    for name in (
+        "mim_only",
+        "mlm_only",
+        "flava_c",
+        "flava_mm",
+        "clip",
+        "clip_flava_arch",
+    ):  # PMD's nine sources and nothing else
         own = ROWS[name]().own
         (places,) = (places for places in (own.pairs, own.images, own.texts) if places)
         assert len(places) == 9
@@ -86,7 +110,7 @@ def test_a_twin_shrinks_and_keeps_what_makes_the_run() -> None:
         assert small == twin(large)
         assert small.twin
         for kept in ("preset", "weights", "shares", "lr", "betas", "eps", "schedule", "gradients", "image_encoder",
-                     "weight_decay", "clip", "recompute", "spread", "mask_rate", "mismatch_rate"):  # fmt: skip
+                     "architecture", "weight_decay", "clip", "recompute", "spread", "mask_rate", "mismatch_rate"):  # fmt: skip
             assert getattr(small, kept) == getattr(large, kept), (name, kept)
         assert abs(small.warmup_steps / small.steps - large.warmup_steps / large.steps) < 1 / small.steps
     assert parse(["--twin", "--preset", "flava", "--steps", "7"]).steps == 7

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "twin": "shrinks the others: test_presets",
     "init_image": "test_init",
     "init_text": "test_init",
+    "architecture": "CLIP has no other losses and shares: test_clip",
     "corpus": "test_pretrain trains on two, test_own on the third",
     "own": "test_own",
     "vocab": "test_own",

@@ -6,7 +6,14 @@ Letters: B batch, S side in pixels, N patches, D width.
 from torch import Tensor, nn
 
 from torchflava.encoders.states import Encoded
-from torchflava.layers import LayerNorm, PatchEmbedding, RelativeAttention, beit_transformer, transformer
+from torchflava.layers import (
+    LayerNorm,
+    NormedPatchEmbedding,
+    PatchEmbedding,
+    RelativeAttention,
+    beit_transformer,
+    transformer,
+)
 
 
 class ImageEncoder(nn.Module):
@@ -15,7 +22,7 @@ class ImageEncoder(nn.Module):
     Anything with a `width` that maps (pixels, masked) to `Encoded` may stand in for it in `models.Flava`.
     """
 
-    def __init__(self, embed: PatchEmbedding, trunk: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, embed: PatchEmbedding | NormedPatchEmbedding, trunk: nn.Module, norm: nn.Module) -> None:
         super().__init__()
         self.embed = embed
         self.trunk = trunk

@@ -1,6 +1,7 @@
 """Tensors in, tensors out: no modality, no label."""
 
 from torchflava.layers.beit import RelativeAttention, ScaledBlock, beit_transformer, resize_relative
+from torchflava.layers.clip import CausalAttention, NormedPatchEmbedding, PlainTokenEmbedding, causal_transformer
 from torchflava.layers.embedding import PatchEmbedding, TokenEmbedding, resize_positions
 from torchflava.layers.init import init_weights
 from torchflava.layers.norm import LayerNorm
@@ -10,14 +11,18 @@ from torchflava.layers.transformer import Attention, Block, Mlp, Transformer, tr
 __all__ = [
     "Attention",
     "Block",
+    "CausalAttention",
     "LayerNorm",
     "Mlp",
+    "NormedPatchEmbedding",
     "PatchEmbedding",
+    "PlainTokenEmbedding",
     "RelativeAttention",
     "ScaledBlock",
     "TokenEmbedding",
     "Transformer",
     "beit_transformer",
+    "causal_transformer",
     "init_weights",
     "resize_positions",
     "resize_relative",

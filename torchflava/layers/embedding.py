@@ -74,7 +74,7 @@ class PatchEmbedding(nn.Module):
         Raises:
             ValueError: for images of another size, and for a mask of another shape than the patches'.
         """
-        grid = self._grid(pixels)
+        grid = patch_grid(pixels, self.image_size, self.patch_size, interpolate=self.interpolate)
         x = self.projection(pixels).flatten(2).transpose(1, 2)
         if masked is not None:
             if masked.shape != x.shape[:2] or masked.dtype != torch.bool:
@@ -85,23 +85,6 @@ class PatchEmbedding(nn.Module):
             x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         return x + resize_positions(self.positions, grid).to(x.dtype)
-
-    def _grid(self, pixels: Tensor) -> tuple[int, int]:
-        if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-            raise ValueError(
-                f"pixels are {tuple(pixels.shape)} {pixels.dtype}; (B, 3, S, S) float is due, after transforms.normalise"
-            )
-        if pixels.shape[0] == 0:
-            raise ValueError("pixels hold no image: the batch is empty")
-        height, width = pixels.shape[2:]
-        if (height, width) != (self.image_size, self.image_size) and not self.interpolate:
-            raise ValueError(
-                f"images are {height} x {width}, the encoder is made for {self.image_size} x {self.image_size}; resize "
-                "the images, call resize(image_size), or build with interpolate=True"
-            )
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"images are {height} x {width}, no multiple of the patch size {self.patch_size}")
-        return height // self.patch_size, width // self.patch_size
 
 
 class TokenEmbedding(nn.Module):
@@ -138,22 +121,50 @@ class TokenEmbedding(nn.Module):
             ValueError: for a text that is empty or too long, and (on the CPU, where looking costs nothing) for an id
                 beyond the vocabulary.
         """
-        self._check(ids)
+        check_ids(ids, self.vocab_size, self.max_length)
         at = torch.arange(ids.shape[1], device=ids.device)
         kinds = torch.zeros_like(ids) if segments is None else segments
         return self.norm(self.words(ids) + self.positions(at) + self.segments(kinds))
 
-    def _check(self, ids: Tensor) -> None:
-        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32) or 0 in ids.shape:
-            raise ValueError(f"ids are {tuple(ids.shape)} {ids.dtype}; (B, T) int64 with B and T above 0 is due")
-        if ids.shape[1] > self.max_length:
+
+def patch_grid(pixels: Tensor, image_size: int, patch_size: int, *, interpolate: bool = False) -> tuple[int, int]:
+    """(B, 3, S, S) float -> the rows and columns of their patches.
+
+    Raises:
+        ValueError: for what is no batch of images, and for images of another size than `image_size` unless `interpolate` lets
+            them through.
+    """
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise ValueError(
+            f"pixels are {tuple(pixels.shape)} {pixels.dtype}; (B, 3, S, S) float is due, after transforms.normalise"
+        )
+    if pixels.shape[0] == 0:
+        raise ValueError("pixels hold no image: the batch is empty")
+    height, width = pixels.shape[2:]
+    if (height, width) != (image_size, image_size) and not interpolate:
+        raise ValueError(
+            f"images are {height} x {width}, the encoder is made for {image_size} x {image_size}; resize "
+            "the images, call resize(image_size), or build with interpolate=True"
+        )
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"images are {height} x {width}, no multiple of the patch size {patch_size}")
+    return height // patch_size, width // patch_size
+
+
+def check_ids(ids: Tensor, vocab_size: int, max_length: int) -> None:
+    """See that ids can be embedded; their values only on the CPU, where looking costs nothing.
+
+    Raises:
+        ValueError: for a text that is empty or too long, and for an id beyond the vocabulary.
+    """
+    if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32) or 0 in ids.shape:
+        raise ValueError(f"ids are {tuple(ids.shape)} {ids.dtype}; (B, T) int64 with B and T above 0 is due")
+    if ids.shape[1] > max_length:
+        raise ValueError(f"texts are {ids.shape[1]} tokens long, the encoder takes {max_length}; truncate them")
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in torch.aminmax(ids))
+        if low < 0 or high >= vocab_size:
             raise ValueError(
-                f"texts are {ids.shape[1]} tokens long, the encoder takes {self.max_length}; truncate them"
+                f"id {low if low < 0 else high} is beyond the vocabulary of {vocab_size}; "
+                "tokenise with the vocabulary that the model was built for"
             )
-        if ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            low, high = (int(x) for x in torch.aminmax(ids))
-            if low < 0 or high >= self.vocab_size:
-                raise ValueError(
-                    f"id {low if low < 0 else high} is beyond the vocabulary of {self.vocab_size}; "
-                    "tokenise with the vocabulary that the model was built for"
-                )

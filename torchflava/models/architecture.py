@@ -11,37 +11,43 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder
+from torchflava.encoders import CausalTextEncoder, FusionEncoder, ImageEncoder, TextEncoder
 from torchflava.heads import MaskedPredictionHead, MatchHead, MlpClassifier
 from torchflava.layers import (
     Attention,
+    CausalAttention,
     LayerNorm,
+    NormedPatchEmbedding,
     PatchEmbedding,
+    PlainTokenEmbedding,
     RelativeAttention,
     TokenEmbedding,
     Transformer,
     beit_transformer,
+    causal_transformer,
     transformer,
 )
 from torchflava.losses import ContrastiveLoss
 from torchflava.models.classification import FlavaForClassification
+from torchflava.models.clip import Clip
 from torchflava.models.flava import Flava
 from torchflava.models.layout import listed
 from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, Towers, TowerSize
 
 State = Mapping[str, Tensor]
-Whole = Flava | FlavaForPreTraining | FlavaForClassification
+Whole = Flava | Clip | FlavaForPreTraining | FlavaForClassification
 TOWERS = ("image_encoder", "text_encoder", "fusion_encoder")
-"""In the order of all triples."""
+"""In the order in which settings name them; CLIP has the first two."""
 
 _YOURSELF = "save the model's state_dict(), and build it yourself before you load it"
 
 
 def tower_sizes(state: State) -> Towers:
-    """The sizes of the image, text and fusion encoder in a state of ours."""
-    image, text, fusion = (_tower_size(state, f"{_prefix(state)}{name}.trunk.blocks.") for name in TOWERS)
-    return image, text, fusion
+    """The sizes of the encoders in a state of ours: image, text and, in FLAVA, fusion."""
+    prefix = _prefix(state)
+    there = TOWERS[:2] if _is_clip(state) else TOWERS
+    return tuple(_tower_size(state, f"{prefix}{name}.trunk.blocks.") for name in there)
 
 
 def build(state: State, settings: Settings) -> Whole:
@@ -71,17 +77,17 @@ def settings_of(model: Whole) -> Settings:
     Raises:
         ValueError: if an encoder is not this project's own, so that weights alone do not bring it back.
     """
-    flava = model if isinstance(model, Flava) else model.flava
-    image, text, fusion = flava.image_encoder, flava.text_encoder, flava.fusion_encoder
-    if not (isinstance(image, ImageEncoder) and isinstance(text, TextEncoder) and isinstance(fusion, FusionEncoder)):
-        kinds = listed(type(tower).__name__ for tower in (image, text, fusion))
+    flava = model if isinstance(model, Flava | Clip) else model.flava
+    towers: list[Any] = [flava.get_submodule(name) for name in (TOWERS[:2] if isinstance(flava, Clip) else TOWERS)]
+    own = (ImageEncoder, CausalTextEncoder) if isinstance(flava, Clip) else (ImageEncoder, TextEncoder, FusionEncoder)
+    if not all(isinstance(tower, kind) for tower, kind in zip(towers, own, strict=True)):
+        kinds = listed(type(tower).__name__ for tower in towers)
         raise ValueError(f"{kinds}: of these only this project's own encoders are built again from a file; {_YOURSELF}")
-    heads = [_num_heads(tower.trunk) for tower in (image, text, fusion)]
-    eps = [float(getattr(tower.norm, "eps", 0)) for tower in (image, text, fusion)]
+    image, text, *fusion = towers
     settings = Settings(
-        (heads[0], heads[1], heads[2]),
-        (eps[0], eps[1], eps[2]),
-        attend_to_padding=(text.attend_to_padding, fusion.attend_to_padding),
+        tuple(_num_heads(tower.trunk) for tower in towers),
+        tuple(float(getattr(tower.norm, "eps", 0)) for tower in towers),
+        attend_to_padding=(text.attend_to_padding, fusion[0].attend_to_padding) if fusion else (False, False),
         pad_id=text.pad_id,
         interpolate=image.embed.interpolate,
     )
@@ -95,7 +101,7 @@ def settings_of(model: Whole) -> Settings:
 
 def _num_heads(trunk: nn.Module) -> int:
     attention = trunk.blocks[0].attention if isinstance(trunk, Transformer) else None
-    if not isinstance(attention, Attention | RelativeAttention):
+    if not isinstance(attention, Attention | CausalAttention | RelativeAttention):
         raise ValueError(f"a {type(trunk).__name__} with {type(attention).__name__} is another's trunk; {_YOURSELF}")
     return attention.num_heads
 
@@ -127,6 +133,10 @@ def _prefix(state: State) -> str:
     return "flava." if any(name.startswith("flava.") for name in state) else ""
 
 
+def _is_clip(state: State) -> bool:
+    return f"{_prefix(state)}fusion_encoder.cls_token" not in state
+
+
 def _tower_size(state: State, prefix: str) -> TowerSize:
     hidden, width = _shape(state, f"{prefix}0.mlp.up.weight", 2)
     return TowerSize(width, len({n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)}), hidden)
@@ -144,10 +154,10 @@ def _trunk(size: TowerSize, num_heads: int, eps: float) -> Transformer:
 
 
 def _whole(state: State, settings: Settings) -> Whole:
-    flava = _flava(state, settings)
+    flava = _clip(state, settings) if _is_clip(state) else _flava(state, settings)
     if not _prefix(state):
         return flava
-    if any(name.startswith("classifier.") for name in state):
+    if isinstance(flava, Flava) and any(name.startswith("classifier.") for name in state):
         return FlavaForClassification(flava, _classifier(state, settings.dropout), settings.reads)
     return _pretraining(flava, state, settings)
 
@@ -176,7 +186,32 @@ def _flava(state: State, settings: Settings) -> Flava:
     )
 
 
+def _clip(state: State, settings: Settings) -> Clip:
+    prefix, (image, text) = _prefix(state), tower_sizes(state)
+    (image_heads, text_heads), (image_eps, text_eps) = settings.num_heads, settings.eps
+    width, side, patch_size = _patches(state, f"{prefix}image_encoder.embed.")
+    patches = NormedPatchEmbedding(
+        width, side * patch_size, patch_size, interpolate=settings.interpolate, eps=image_eps
+    )
+    vocab_size, _ = _shape(state, f"{prefix}text_encoder.embed.words.weight", 2)
+    max_length, _ = _shape(state, f"{prefix}text_encoder.embed.positions.weight", 2)
+    words = PlainTokenEmbedding(vocab_size, text.width, max_length)
+    causal = causal_transformer(text.width, text.depth, text_heads, hidden=text.hidden, eps=text_eps)
+    embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
+    return Clip(
+        ImageEncoder(patches, _trunk(image, image_heads, image_eps), LayerNorm(image.width, image_eps)),
+        CausalTextEncoder(words, causal, LayerNorm(text.width, text_eps), pad_id=settings.pad_id),
+        embed_dim=embed_dim,
+    )
+
+
 def _patch_embedding(state: State, prefix: str, interpolate: bool) -> PatchEmbedding:
+    width, side, patch_size = _patches(state, prefix)
+    return PatchEmbedding(width, side * patch_size, patch_size, interpolate=interpolate)
+
+
+def _patches(state: State, prefix: str) -> tuple[int, int, int]:
+    """The width, the patches a side and the side of a patch in pixels."""
     width, channels, patch_size, across = _shape(state, f"{prefix}projection.weight", 4)
     if channels != 3 or patch_size != across:
         raise ValueError(
@@ -186,10 +221,10 @@ def _patch_embedding(state: State, prefix: str, interpolate: bool) -> PatchEmbed
     side = round(num_patches**0.5)
     if side < 1 or side * side != num_patches:
         raise ValueError(f"{prefix}positions holds {num_patches} patches, which are no square grid")
-    return PatchEmbedding(width, side * patch_size, patch_size, interpolate=interpolate)
+    return width, side, patch_size
 
 
-def _pretraining(flava: Flava, state: State, settings: Settings) -> FlavaForPreTraining:
+def _pretraining(flava: Flava | Clip, state: State, settings: Settings) -> FlavaForPreTraining:
     over_codes, over_words = settings.head_eps
     contrastive = ContrastiveLoss(settings.gradients, max_scale=settings.max_scale)
     return FlavaForPreTraining(
@@ -198,7 +233,7 @@ def _pretraining(flava: Flava, state: State, settings: Settings) -> FlavaForPreT
         mlm=_masked_head(state, "mlm", over_words),
         mmm_image=_masked_head(state, "mmm_image", over_codes),
         mmm_text=_masked_head(state, "mmm_text", over_words),
-        itm=MatchHead(flava.fusion_encoder.width) if "itm.dense.weight" in state else None,
+        itm=MatchHead(_shape(state, "itm.dense.weight", 2)[1]) if "itm.dense.weight" in state else None,
         contrastive=contrastive if "contrastive.log_scale" in state else None,
         itm_input=settings.itm_input,
     )

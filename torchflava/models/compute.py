@@ -2,14 +2,15 @@
 
 A product of (m, k) and (k, n) is 2 m k n operations, and twice as many again backward; norms, activations and look-ups are left
 out, as is what is computed twice to save memory, and the codebook, which is no part of the model. Padding is counted, for it is
-computed. Of a part that is not this project's, `nn.Linear` layers are counted, and attention only if it is `layers.Attention`.
+computed, and so is what causal attention hides. Of a part that is not this project's, `nn.Linear` layers are counted, and
+attention only if it is of `torchflava.layers`.
 Letters: B batch, N patches, T tokens, K rows asked for, W ranks, E embedding width.
 """
 
 from torch import nn
 
 from torchflava.batch import Batch, CachedPairBatch, ImageBatch, PairBatch, RawBatch, RawImageBatch, RawPairBatch
-from torchflava.layers import Attention
+from torchflava.layers import Attention, CausalAttention, RelativeAttention
 from torchflava.models.pretraining import FlavaForPreTraining
 
 
@@ -53,12 +54,14 @@ def _masked(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch) -> int:
     masked = model.mmm_image is not None or model.mmm_text is not None
     clean = model.itm is not None and model.itm_input == "clean"
     passes = int(masked or (model.itm is not None and not clean)) + int(clean)
-    return passes * _fused(model, batch) + 3 * (heads + _dense(model.itm, size))
+    fused = passes * _fused(model, batch) if passes else 0
+    return fused + 3 * (heads + _dense(model.itm, size))
 
 
 def _fused(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch) -> int:
     flava, (size, patches), length = model.flava, batch.masked.shape, batch.masked_keep.shape[1]
-    to_fusion = _dense(flava.image_to_fusion, size * (1 + patches)) + _dense(flava.text_to_fusion, size * length)
+    to_fusion = _dense(flava.get_submodule("image_to_fusion"), size * (1 + patches))
+    to_fusion += _dense(flava.get_submodule("text_to_fusion"), size * length)
     fused = _trunk(flava.get_submodule("fusion_encoder"), size, 2 + patches + length)
     return _image(model, size, patches) + 3 * (_text(model, size, length) + to_fusion + fused)
 
@@ -77,9 +80,10 @@ def _text(model: FlavaForPreTraining, size: int, length: int) -> int:
 
 def _trunk(encoder: nn.Module, size: int, length: int) -> int:
     """Forward of the blocks: linear layers, and the two products of attention, each 2 L L D a row."""
-    scored = sum(
-        4 * length * length * part.out.in_features for part in encoder.modules() if isinstance(part, Attention)
-    )
+    attentions = [
+        part for part in encoder.modules() if isinstance(part, Attention | CausalAttention | RelativeAttention)
+    ]
+    scored = sum(4 * length * length * part.out.in_features for part in attentions)
     return _dense(encoder, size * length) + size * scored
 
 

@@ -47,9 +47,9 @@ def first_weights(
 ) -> FirstWeights:
     """What a file or folder holds for one of FLAVA's encoders, which is left alone and may be on the meta device.
 
-    Read for both are this project's own runs and files, and transformers' and TorchMultimodal's FLAVA; for the image encoder also
-    DINO's `dino_vitbase16_pretrain.pth`, timm's ViT of the same names, and BEiT of timm, transformers or its authors, whose
-    blocks are those of `encoders.beit_image_encoder`.
+    Read for both are this project's own runs and files (CLIP's for CLIP's encoders), and transformers' and TorchMultimodal's
+    FLAVA; for the image encoder also DINO's `dino_vitbase16_pretrain.pth`, timm's ViT of the same names, and BEiT of timm,
+    transformers or its authors, whose blocks are those of `encoders.beit_image_encoder`.
 
     Args:
         path: of the file, or of a folder with `model.safetensors`.
@@ -98,7 +98,7 @@ def _made(
         if keys
     ]
     if complaints:
-        hint = "the encoder must have the same depth, and BEiT's blocks for BEiT's weights alone"
+        hint = "the encoder must have the same depth, BEiT's blocks for BEiT's weights alone, and CLIP's for CLIP's"
         raise ValueError(f"{path} {' and '.join(complaints)}; {hint}")
     return made
 

@@ -20,6 +20,7 @@ from torchflava.encoders import (
     keep_tokens,
 )
 from torchflava.layers import init_weights
+from torchflava.models.parts import check_widths, resize_encoder, units_of
 from torchflava.models.sizes import SIZES
 
 
@@ -49,11 +50,7 @@ class Flava(nn.Module):
 
     def __init__(self, image: ImagePart, text: TextPart, fusion: FusionPart, *, embed_dim: int = 512) -> None:
         super().__init__()
-        for name, part in (("image", image), ("text", text), ("fusion", fusion)):
-            if not isinstance(getattr(part, "width", None), int):
-                raise ValueError(
-                    f"the {name} part, a {type(part).__name__}, has no `width`; set it to the states' width"
-                )
+        check_widths({"image": image, "text": text, "fusion": fusion})
         self.image_encoder = image
         self.text_encoder = text
         self.fusion_encoder = fusion
@@ -75,15 +72,12 @@ class Flava(nn.Module):
 
     def resize(self, image_size: int) -> None:
         """Resize the image encoder's positions, for good, to images of another size."""
-        resize = getattr(self.image_encoder, "resize", None)
-        if resize is None:
-            raise ValueError(f"a {type(self.image_encoder).__name__} has no `resize`; build it for {image_size} px")
-        resize(image_size)
+        resize_encoder(self.image_encoder, image_size)
 
     def units(self) -> list[nn.Module]:
         """The parts to shard one by one: each encoder's `units()`, or the encoder itself where it offers none."""
         encoders = (self.get_submodule(f"{name}_encoder") for name in ("image", "text", "fusion"))
-        return [unit for part in encoders for unit in _units(part)]
+        return [unit for part in encoders for unit in units_of(part)]
 
     def keep(self, ids: Tensor, keep: Tensor | None) -> Tensor:
         """(B, T) ids -> (B, T) bool, True for a token; derived from the padding id unless given."""
@@ -120,11 +114,6 @@ class Flava(nn.Module):
         keep = self.keep(ids, keep)
         image, text = self.image_encoder(pixels), self.text_encoder(ids, keep)
         return FlavaOutput(image, text, self.fuse(image, text, keep))
-
-
-def _units(part: nn.Module) -> list[nn.Module]:
-    offered = getattr(part, "units", None)
-    return [part] if offered is None else list(offered())
 
 
 def flava_model(

@@ -39,6 +39,8 @@ class Layout(NamedTuple):
     """What it may lack, part by part."""
     unused: tuple[tuple[str, str], ...] = ()
     """Patterns of names that this model has no use for, each with the reason."""
+    eps: float = 1e-12
+    """Of the encoders' layer norms, unless a config says otherwise."""
     head_eps: float = 1e-5
     """Of the layer norms in the heads of masked prediction, unless a config says otherwise."""
     attend_to_padding: tuple[bool, bool] = (False, False)

@@ -1,5 +1,6 @@
 """The names of this project's own files, those of `state_dict()`; heads that were taken out may be missing."""
 
+from torchflava.models import layouts_clip
 from torchflava.models.layout import Layout, Row, as_ours, layer
 from torchflava.models.layouts_shared import encoder_rows
 from torchflava.models.layouts_transformers import HEADS, LEAVES
@@ -23,5 +24,5 @@ CLASSIFICATION = Layout(
     _OUTER + as_ours(layer("classifier.dense") + layer("classifier.decoder")),
     (as_ours(layer("classifier.norm")), _OUTER_BEIT),
 )
-LAYOUTS = (MODEL, HEADLESS, PRETRAINING, CLASSIFICATION)
+LAYOUTS = (MODEL, HEADLESS, PRETRAINING, CLASSIFICATION, *layouts_clip.LAYOUTS)
 """All that this project writes."""

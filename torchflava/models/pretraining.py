@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from torchflava.batch import IGNORE, Batch, CachedPairBatch, ImageBatch, PairBatch, TextBatch
 from torchflava.distributed import Gather
-from torchflava.encoders import Fused
+from torchflava.encoders import Encoded, Fused
 from torchflava.heads import MaskedPredictionHead, MatchHead
 from torchflava.layers import take_rows
 from torchflava.losses import ContrastiveLoss, Loss, masked_prediction_loss, matching_loss
+from torchflava.models.clip import Clip, clip_model
 from torchflava.models.flava import Flava, flava_model
 
 ItmInput = Literal["masked", "clean"]
@@ -22,21 +23,26 @@ ItmInput = Literal["masked", "clean"]
 class FlavaForPreTraining(nn.Module):
     """FLAVA with its heads. `forward` maps a batch to its named losses, unweighted; the batch's type says which.
 
+    CLIP in place of FLAVA has the contrastive loss alone, and the same verbs: see `clip_for_pretraining`.
+
     A part set to None takes its loss, and the passes that only it needs, out of training: `model.itm = None`.
 
     Args:
-        flava: the encoders.
+        flava: the encoders, FLAVA's or CLIP's.
         mim, mlm: heads of masked image and masked language modelling, on the encoders' normed states.
         mmm_image, mmm_text: heads of masked multimodal modelling, on the fusion encoder's normed states.
         itm: head of image-text matching, on CLS_M.
         contrastive: the global contrastive loss, on the projected class tokens of the clean pair.
         itm_input: whether matching looks at the masked pair, sharing the pass of MMM as both references do, or at the
             clean pair, at the cost of a text and a fusion pass more.
+
+    Raises:
+        ValueError: for an unknown `itm_input`, and for heads on CLIP.
     """
 
     def __init__(
         self,
-        flava: Flava,
+        flava: Flava | Clip,
         *,
         mim: nn.Module | None,
         mlm: nn.Module | None,
@@ -49,6 +55,11 @@ class FlavaForPreTraining(nn.Module):
         super().__init__()
         if itm_input not in ("masked", "clean"):
             raise ValueError(f"itm_input must be 'masked' or 'clean', got {itm_input!r}")
+        heads = {"mim": mim, "mlm": mlm, "mmm_image": mmm_image, "mmm_text": mmm_text, "itm": itm}
+        if isinstance(flava, Clip) and (given := [name for name, head in heads.items() if head is not None]):
+            raise ValueError(
+                f"CLIP learns by the contrastive loss alone, it has no use for {', '.join(given)}; give None"
+            )
         self.flava = flava
         self.mim, self.mlm = mim, mlm
         self.mmm_image, self.mmm_text = mmm_image, mmm_text
@@ -132,7 +143,7 @@ class FlavaForPreTraining(nn.Module):
         """The fusion encoder over the masked image and the masked text."""
         image = self.flava.image_encoder(batch.pixels, batch.masked)
         keep = self.flava.keep(batch.masked_ids, batch.masked_keep)
-        return self.flava.fuse(image, self.flava.text_encoder(batch.masked_ids, keep), keep)
+        return self._fused(image, self.flava.text_encoder(batch.masked_ids, keep), keep)
 
     def fuse_clean(self, batch: PairBatch) -> Fused:
         """The fusion encoder over the clean image and the text of the masked pass with its words put back."""
@@ -142,7 +153,12 @@ class FlavaForPreTraining(nn.Module):
             1, batch.token_positions, torch.where(asked, batch.token_labels - there, 0)
         )
         keep = self.flava.keep(ids, batch.masked_keep)
-        return self.flava.fuse(self.flava.image_encoder(batch.pixels), self.flava.text_encoder(ids, keep), keep)
+        return self._fused(self.flava.image_encoder(batch.pixels), self.flava.text_encoder(ids, keep), keep)
+
+    def _fused(self, image: Encoded, text: Encoded, keep: Tensor) -> Fused:
+        if isinstance(self.flava, Clip):
+            raise ValueError("CLIP has no fusion encoder; its verbs are those that embed")
+        return self.flava.fuse(image, text, keep)
 
     def _embedded(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         # Not this module's own verbs: once sharded, those give the weights back when they return.
@@ -255,4 +271,18 @@ def flava_for_pretraining(
         itm=MatchHead(fusion),
         contrastive=ContrastiveLoss(gradients),
         itm_input=itm_input,
+    )
+
+
+def clip_for_pretraining(clip: Clip | None = None, *, gradients: Gather = "global") -> FlavaForPreTraining:
+    """CLIP, the paper's baseline, with the contrastive loss: trained, sharded and saved as FLAVA is.
+
+    Args:
+        clip: the encoders, `clip_model()` unless given.
+        gradients: through whose embeddings the contrastive loss differentiates.
+    """
+    clip = clip_model() if clip is None else clip
+    contrastive = ContrastiveLoss(gradients)
+    return FlavaForPreTraining(
+        clip, mim=None, mlm=None, mmm_image=None, mmm_text=None, itm=None, contrastive=contrastive
     )

@@ -12,7 +12,7 @@ from torchflava.distributed import Gather
 from torchflava.models.classification import Reads
 from torchflava.models.layout import Layout
 from torchflava.models.pretraining import ItmInput
-from torchflava.models.sizes import SIZES
+from torchflava.models.sizes import CLIP_TEXTS, SIZES
 
 _KEY = "torchflava"
 _CHOICES = {"reads": get_args(Reads), "itm_input": get_args(ItmInput), "gradients": get_args(Gather)}
@@ -29,16 +29,16 @@ class TowerSize(NamedTuple):
     """Inside the MLPs."""
 
 
-Towers = tuple[TowerSize, TowerSize, TowerSize]
-"""Of the image, text and fusion encoder, as in all triples here."""
+Towers = tuple[TowerSize, ...]
+"""Of the image and text encoder and, in FLAVA, of the fusion encoder."""
 
 
 class Settings(NamedTuple):
     """What is to be known beside the tensors."""
 
-    num_heads: tuple[int, int, int] = (12, 12, 12)
-    """Of attention, in the image, text and fusion encoder."""
-    eps: tuple[float, float, float] = (1e-12, 1e-12, 1e-12)
+    num_heads: tuple[int, ...] = (12, 12, 12)
+    """Of attention, in the image, text and fusion encoder; CLIP has no third."""
+    eps: tuple[float, ...] = (1e-12, 1e-12, 1e-12)
     """Of the encoders' layer norms."""
     head_eps: tuple[float, float] = (1e-5, 1e-5)
     """Of the layer norms in the heads over codes, and in the heads over words."""
@@ -70,8 +70,13 @@ def guessed(layout: Layout, towers: Towers) -> Settings:
         tower = TowerSize(size.width, size.depth, size.hidden)
         if towers == (tower, tower, tower._replace(depth=size.fusion_depth)):
             num_heads = (size.num_heads,) * 3
+    for name, text in CLIP_TEXTS.items():
+        size = SIZES[name]
+        if towers == (TowerSize(size.width, size.depth, size.hidden), TowerSize(text.width, text.depth, text.hidden)):
+            num_heads = (size.num_heads, text.num_heads)
     return Settings(
-        (num_heads[0], num_heads[1], num_heads[2]),
+        num_heads,
+        (layout.eps,) * len(towers),
         head_eps=(layout.head_eps, layout.head_eps),
         attend_to_padding=layout.attend_to_padding,
         dropout=layout.dropout,
@@ -104,7 +109,7 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
     eps = tuple(part.get("layer_norm_eps", 1e-12) for part in parts.values())
     pad_id = parts["text_config"].get("pad_token_id") or 0
     found = {"num_heads": heads, "eps": eps, "head_eps": eps[:2], "pad_id": pad_id}
-    return _checked("config.json", guessed(layout, towers)._asdict() | found), ignored
+    return _checked("config.json", guessed(layout, towers)._asdict() | found, Settings()), ignored
 
 
 def as_metadata(settings: Settings) -> dict[str, str]:
@@ -128,7 +133,8 @@ def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -
         ) from error
     if not isinstance(said, dict):
         raise ValueError(f"the metadata's {_KEY!r} is {said!r}; settings by name are due")
-    return _checked("the metadata", {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+    usual = Settings((12,) * len(towers), (layout.eps,) * len(towers))
+    return _checked("the metadata", {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}, usual)
 
 
 def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -138,15 +144,14 @@ def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return parts[0] | parts[1]
 
 
-def _checked(where: str, said: Mapping[str, Any]) -> Settings:
-    """What a file says, if it is of the kind it should be: anyone may have written that file."""
-    usual = Settings()._asdict()
+def _checked(where: str, said: Mapping[str, Any], usual: Settings) -> Settings:
+    """What a file says, if it is of the kind of the usual: anyone may have written that file."""
     for name, value in said.items():
-        if name not in usual:
-            raise ValueError(f"{where} has a setting {name!r}; known are {', '.join(usual)}")
-        if not _alike(value, usual[name]) or value not in _CHOICES.get(name, (value,)):
-            raise ValueError(f"{where} says {name} is {value!r}; something like {usual[name]!r} is due")
-    return Settings(**said)
+        if name not in Settings._fields:
+            raise ValueError(f"{where} has a setting {name!r}; known are {', '.join(Settings._fields)}")
+        if not _alike(value, getattr(usual, name)) or value not in _CHOICES.get(name, (value,)):
+            raise ValueError(f"{where} says {name} is {value!r}; something like {getattr(usual, name)!r} is due")
+    return usual._replace(**said)
 
 
 def _alike(value: object, usual: object) -> bool:

@@ -33,3 +33,27 @@ SIZES = {
     "10b": Size(2048, 64, 16, 10240, 40, 512),
 }
 """Sizes by name: `tiny` for tests, `mini` and `small` for a laptop, `base` is the paper's."""
+
+
+class TextSize(NamedTuple):
+    """The numbers of CLIP's text encoder, which is narrower than its image encoder."""
+
+    width: int
+    """Of the states."""
+    depth: int
+    """Blocks."""
+    num_heads: int
+    """Of attention."""
+    hidden: int
+    """Inside the MLPs."""
+
+
+CLIP_TEXTS = {
+    "tiny": TextSize(48, 2, 2, 96),
+    "mini": TextSize(96, 3, 3, 288),
+    "small": TextSize(128, 6, 2, 512),
+    "medium": TextSize(256, 12, 4, 1024),
+    "base": TextSize(512, 12, 8, 2048),
+}
+"""Text encoders of CLIP beside image encoders of these `SIZES`: `base` is ViT-B/16's (Radford et al. 2021, table 20), the others
+have about its share of the image encoder's width, two thirds."""

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 from torchflava.files import load_metadata, load_tensors, save_tensors
 from torchflava.models import layouts_own, layouts_torchmultimodal, layouts_transformers
-from torchflava.models.architecture import build, settings_of, tower_sizes
-from torchflava.models.classification import FlavaForClassification
+from torchflava.models.architecture import TOWERS, Whole, build, settings_of, tower_sizes
+from torchflava.models.clip import Clip
 from torchflava.models.flava import Flava
 from torchflava.models.layout import Layout, recognise, to_ours
-from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, Towers, as_metadata, from_config, from_metadata, guessed
 
 LAYOUTS = (*layouts_own.LAYOUTS, *layouts_transformers.LAYOUTS, *layouts_torchmultimodal.LAYOUTS)
@@ -27,7 +26,7 @@ _WITH_CONFIG = ("model.safetensors", "pytorch_model.bin")
 class Loaded(NamedTuple):
     """A model, and what became of its file."""
 
-    model: Flava | FlavaForPreTraining | FlavaForClassification
+    model: Whole
     """In evaluation mode, on the CPU, in float32."""
     layout: str
     """What the file was recognised as."""
@@ -40,26 +39,26 @@ class Loaded(NamedTuple):
 def from_pretrained(
     path: str | os.PathLike[str],
     *,
-    num_heads: int | tuple[int, int, int] | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
-) -> Flava | FlavaForPreTraining | FlavaForClassification:
+) -> Whole:
     """The model in a folder or file of weights, in evaluation mode, on the CPU, in float32.
 
     Read are transformers' `FlavaForPreTraining` and `FlavaModel`, TorchMultimodal's `flava_model_for_pretraining`,
-    `flava_model` and `flava_model_for_classification`, and this project's run folders and files. A classifier of
+    `flava_model` and `flava_model_for_classification`, and this project's run folders and files, CLIP's too. A classifier of
     TorchMultimodal's is taken to read pairs; `model.reads = "image"` or `"text"` says otherwise.
 
     Args:
         path: a folder with `model.safetensors` or `pytorch_model.bin`, whole or in shards, and transformers'
             `config.json`; or one file: `.safetensors`, an index of shards, `.pt`, `.pth`, `.bin`.
-        num_heads: of attention, in all encoders or in the image, text and fusion encoder. By default what the file or
+        num_heads: of attention, in all encoders or in the image, text and (FLAVA's) fusion encoder. By default what the file or
             its config says, else what the named size has that has these sizes (`SIZES`), else one for every 64 of width.
         image_size: side of an image in pixels, a multiple of the patch size, to which the positions are resized.
         attend_to_padding: whether the text encoder, and the fusion encoder, see padding. By default (False, True) for
             both references' files, as the released weights were trained, and what the file says, else (False, False),
             for this project's. transformers computes (False, False) if given an attention mask and (True, True) if not,
-            TorchMultimodal (False, True). Where nothing is padded all are the same.
+            TorchMultimodal (False, True). Where nothing is padded all are the same. CLIP never sees padding.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -72,7 +71,7 @@ def from_pretrained(
 def load_pretrained(
     path: str | os.PathLike[str],
     *,
-    num_heads: int | tuple[int, int, int] | None = None,
+    num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
 ) -> Loaded:
@@ -84,19 +83,21 @@ def load_pretrained(
     towers = tower_sizes(state)
     settings, ignored = settings_in(path, layout, towers)
     if num_heads is not None:
-        settings = settings._replace(num_heads=_triple(num_heads))
+        settings = settings._replace(num_heads=_of_each(num_heads, len(towers)))
     if attend_to_padding is not None:
+        if len(towers) < len(TOWERS):
+            raise ValueError(f"{path} is {layout.name}, which never sees padding; leave attend_to_padding out")
         settings = settings._replace(attend_to_padding=attend_to_padding)
     if 0 in settings.num_heads:
         widths = [tower.width for tower in towers]
         raise ValueError(f"{path} does not say how many heads encoders of widths {widths} have; give num_heads")
     model = build(state, settings)
     if image_size is not None:
-        (model if isinstance(model, Flava) else model.flava).resize(image_size)
+        (model if isinstance(model, Flava | Clip) else model.flava).resize(image_size)
     return Loaded(model.eval(), layout.name, settings, unused | ignored)
 
 
-def save_pretrained(model: Flava | FlavaForPreTraining | FlavaForClassification, path: str | os.PathLike[str]) -> None:
+def save_pretrained(model: Whole, path: str | os.PathLike[str]) -> None:
     """Write a safetensors file, or `model.safetensors` into a folder, from which `from_pretrained` makes the same model.
 
     The model must not be sharded; where it is, write its full state with `files.save_tensors` and `metadata_of(model)`.
@@ -110,7 +111,7 @@ def save_pretrained(model: Flava | FlavaForPreTraining | FlavaForClassification,
     save_tensors(path / "model.safetensors" if path.is_dir() else path, state, metadata_of(model))
 
 
-def metadata_of(model: Flava | FlavaForPreTraining | FlavaForClassification) -> dict[str, str]:
+def metadata_of(model: Whole) -> dict[str, str]:
     """What `from_pretrained` must know beside the tensors, as the metadata of a safetensors file.
 
     Raises:
@@ -119,11 +120,11 @@ def metadata_of(model: Flava | FlavaForPreTraining | FlavaForClassification) -> 
     return as_metadata(settings_of(model))
 
 
-def _triple(num_heads: int | tuple[int, int, int]) -> tuple[int, int, int]:
-    triple = (num_heads,) * 3 if isinstance(num_heads, int) else tuple(num_heads)
-    if len(triple) != 3 or min(triple) < 1:
-        raise ValueError(f"num_heads is {num_heads}; a number above 0 is due, or one for each of the three encoders")
-    return triple
+def _of_each(num_heads: int | tuple[int, ...], num_towers: int) -> tuple[int, ...]:
+    each = (num_heads,) * num_towers if isinstance(num_heads, int) else tuple(num_heads)
+    if len(each) != num_towers or min(each) < 1:
+        raise ValueError(f"num_heads is {num_heads}; a number above 0 is due, or one for each of {num_towers} encoders")
+    return each
 
 
 def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, dict[str, str]]:

@@ -1,0 +1,105 @@
+"""CLIP's two towers: a ViT with a norm before its blocks, and a text encoder that reads from left to right.
+
+Source: Radford et al. 2021, CLIP, §2.4; openai/CLIP@main, clip/model.py. GELU is exact here (docs/decisions/0017).
+Letters: B batch, T tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from torchflava.encoders.image import ImageEncoder
+from torchflava.encoders.states import Encoded
+from torchflava.encoders.text import keep_tokens
+from torchflava.layers import LayerNorm, NormedPatchEmbedding, PlainTokenEmbedding, causal_transformer, transformer
+
+
+class CausalTextEncoder(nn.Module):
+    """Token embedding, causal trunk, last norm: the state of a token knows the tokens before it, that of the last one all.
+
+    Padding follows the tokens, so none of them sees it and the trunk needs no mask.
+
+    Args:
+        embed: ids to states.
+        trunk: states to states, each of which sees those before it.
+        norm: the last norm.
+        pad_id: the id that stands for padding where no `keep` is given.
+    """
+
+    def __init__(self, embed: PlainTokenEmbedding, trunk: nn.Module, norm: nn.Module, *, pad_id: int = 0) -> None:
+        super().__init__()
+        self.embed = embed
+        self.trunk = trunk
+        self.norm = norm
+        self.pad_id = pad_id
+        self.width = int(embed.words.weight.shape[-1])
+        self.vocab_size = embed.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        """The longest text, in tokens."""
+        return self.embed.max_length
+
+    def units(self) -> list[nn.Module]:
+        """The parts to shard one by one."""
+        return list(getattr(self.trunk, "blocks", []))
+
+    def forward(self, ids: Tensor, keep: Tensor | None = None) -> Encoded:
+        """(B, T) int64, keep (B, T) bool (by default: all but `pad_id`) -> `Encoded` of (B, T, D).
+
+        Raises:
+            ValueError: for a mask of another shape or type, and (on the CPU, where looking costs nothing) for padding that
+                stands before a token.
+        """
+        _check_padding(keep_tokens(ids, keep, self.pad_id))
+        hidden = self.trunk(self.embed(ids))
+        return Encoded(hidden, self.norm(hidden))
+
+
+def last_kept(keep: Tensor) -> Tensor:
+    """(B, T) bool -> (B,) int64: where the last token of each text stands; 0 where there is none."""
+    places = torch.arange(keep.shape[1], device=keep.device)
+    return torch.where(keep, places, 0).amax(1)
+
+
+def clip_image_encoder(
+    *,
+    width: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
+    hidden: int | None = None,
+    image_size: int = 224,
+    patch_size: int = 16,
+    interpolate: bool = False,
+    eps: float = 1e-5,
+) -> ImageEncoder:
+    """CLIP's ViT-B/16 at 224 px, unless told otherwise; the arguments are those of `flava_image_encoder`."""
+    return ImageEncoder(
+        embed=NormedPatchEmbedding(width, image_size, patch_size, interpolate=interpolate, eps=eps),
+        trunk=transformer(width, depth, num_heads, hidden=hidden, eps=eps),
+        norm=LayerNorm(width, eps),
+    )
+
+
+def clip_text_encoder(
+    *,
+    width: int = 512,
+    depth: int = 12,
+    num_heads: int = 8,
+    hidden: int | None = None,
+    vocab_size: int = 30522,
+    max_length: int = 77,
+    eps: float = 1e-5,
+) -> CausalTextEncoder:
+    """CLIP's text encoder of 77 tokens, over BERT's vocabulary unless told otherwise (CLIP's own has 49,408 ids)."""
+    return CausalTextEncoder(
+        embed=PlainTokenEmbedding(vocab_size, width, max_length),
+        trunk=causal_transformer(width, depth, num_heads, hidden=hidden, eps=eps),
+        norm=LayerNorm(width, eps),
+    )
+
+
+def _check_padding(keep: Tensor) -> None:
+    if keep.device.type == "cpu" and not torch.compiler.is_compiling() and bool((keep[:, 1:] & ~keep[:, :-1]).any()):
+        raise ValueError(
+            "padding stands before a token; a causal text encoder takes texts that are padded at their end"
+        )
