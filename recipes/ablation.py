@@ -18,7 +18,7 @@ import tyro
 from corpora import open_corpus, save_corpus
 from own import Own
 from plot import Curve, curves, draw, log_of
-from presets import Config, presets
+from presets import Config, needs_codes, presets
 
 matplotlib.use("Agg")
 
@@ -116,7 +116,7 @@ def command(asked: Ablation, job: Job) -> list[str]:
     for name in ("model", "image_size", "patch_size", "code_size", "num_codes", "vocab_size", "max_length"):
         words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
     words += ["--text-length", "0", "--vocab", str(basis / "vocab.txt")]
-    words += ["--codebook", str(basis / "codebook.safetensors") if _sees_images(preset) else ""]
+    words += ["--codebook", str(basis / "codebook.safetensors") if needs_codes(preset) else ""]
     warmup = asked.steps * preset.warmup_steps // preset.steps
     words += ["--steps", str(asked.steps), "--warmup-steps", str(warmup), "--batch-size", str(asked.batch_size)]
     words += ["--precision", asked.precision, "--measure-every", str(asked.measure_every), "--threads", "1"]
@@ -166,10 +166,6 @@ def _learn_basis(asked: Ablation) -> None:
     if not (basis / "codebook.safetensors").exists():
         basis.mkdir(parents=True, exist_ok=True)
         save_corpus(open_corpus(_settings(asked)), basis)
-
-
-def _sees_images(config: Config) -> bool:
-    return bool(config.shares.image or config.shares.pair)
 
 
 def _is_complete(folder: Path) -> bool:
