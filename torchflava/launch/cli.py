@@ -14,6 +14,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from torchx.cli.cmd_list import CmdList
 from torchx.cli.cmd_run import CmdRun
 from torchx.runner import Runner
 from torchx.runner.config import get_config, load_sections
@@ -36,6 +37,8 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
     def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
         """TorchX's, and a help that tells of recipes."""
         super().add_arguments(subparser)
+        # the first of the schedulers that are registered, by the alphabet, would be the default otherwise
+        subparser.set_defaults(scheduler=get_config(prefix="cli", name="run", key="scheduler") or "local_cwd")
         subparser.formatter_class = argparse.RawDescriptionHelpFormatter
         subparser.description = _ABOUT
 
@@ -72,6 +75,15 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
                 print(piece, end="", file=sys.stderr, flush=True)
             log = False
         super()._wait_and_exit(runner, app_handle, log)
+
+
+class ListWithDefault(CmdList):  # type: ignore[misc]
+    """The `list` of the `torchx` command, whose default scheduler stays TorchX's though others are registered here."""
+
+    def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
+        """TorchX's."""
+        super().add_arguments(subparser)
+        subparser.set_defaults(scheduler="local_docker")
 
 
 def _with_default(typed: list[str]) -> list[str]:
