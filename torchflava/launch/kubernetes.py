@@ -81,7 +81,7 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
             raise LaunchError(f"{app.name!r} cannot name a job on Kubernetes: small letters, digits and - (--name)")
         with warnings.catch_warnings():
             # that Volcano 1.4 did not retry rightly; what holds of later ones stands in docs/launching/kubernetes.md
-            warnings.filterwarnings("ignore", ".*Volcano", UserWarning)
+            warnings.filterwarnings("ignore", r"\s*Role .* configured with restarts", UserWarning)
             info = super()._submit_dryrun(app, cfg)
         job: dict[str, Any] = sanitize_for_serialization(info.request.resource)
         name = job["metadata"]["name"]
