@@ -53,7 +53,7 @@ def test_what_is_copied_exists_and_is_sent_to_the_builder() -> None:
         for info in files.values()
     }
     for source in sources:
-        there = [file for file in (ROOT / source).rglob("*.py")] if (ROOT / source).is_dir() else [ROOT / source]
+        there = list((ROOT / source).rglob("*.py")) if (ROOT / source).is_dir() else [ROOT / source]
         assert {file.relative_to(ROOT).as_posix() for file in there} <= sent
     assert not any(name.split(os.sep)[0] in (".git", "tests", "runs", "docs") for name in sent)
 
