@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import yaml
+from strict_schema import faults
 from torchx.cli.main import get_sub_cmds
 
 from torchflava.launch.cli import ListWithDefault, RecipeRun
@@ -144,3 +146,10 @@ def test_the_checkout_s_configuration_and_its_examples_hold(
     told = capsys.readouterr().out
     assert "--nproc-per-node 2" in told
     assert "'log_dir': 'runs/logs/" in told
+    assert run("-s", "kubernetes", "--dryrun", "recipes/pretrain.py", "--image", "a/b:1") == 0
+    job = yaml.safe_load(capsys.readouterr().out.partition("=== SCHEDULER REQUEST ===\n")[2])
+    assert faults(job) == []
+    for line in config.read_text().partition("[kubernetes]\n")[2].partition("\n\n")[0].splitlines():
+        _, _, value = line.partition(" = ")
+        for word in re.split("[;:]", value) if "namespace" not in line else ():
+            assert word in yaml.dump(job), line
