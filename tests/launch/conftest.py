@@ -10,7 +10,7 @@ import yaml
 from torchx.cli.argparse_util import ArgOnceAction, torchxconfig
 from torchx.cli.main import get_default_sub_cmds, run_main
 
-from torchflava.launch.cli import ListWithDefault, RecipeRun
+from torchflava.launch.cli import AppList, RecipeRun
 
 Command = Callable[..., int]
 
@@ -33,7 +33,7 @@ def torchx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]
             monkeypatch.setattr(once, "called_args", set())  # TorchX counts over the whole process
         monkeypatch.setattr(torchxconfig, "_subcmd_configs", {})
         try:
-            run_main(get_default_sub_cmds() | {"run": RecipeRun(), "list": ListWithDefault()}, list(words))
+            run_main(get_default_sub_cmds() | {"run": RecipeRun(), "list": AppList()}, list(words))
         except SystemExit as done:
             return int(done.code or 0)
         return 0

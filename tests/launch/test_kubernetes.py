@@ -1,6 +1,7 @@
 """`torchx -s kubernetes`: what is rendered, on one and on many nodes, and what the cluster is told and tells."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torchx.specs import AppState
 
 from kubernetes_api import KubernetesAPI  # isort: skip
 from strict_schema import faults  # isort: skip
+from torchflava.launch.ddp import LaunchError
 from torchflava.launch.kubernetes import Kubernetes, create_scheduler
 
 # Kubernetes' client asks urllib3 in a way that urllib3 would have otherwise
@@ -155,10 +157,14 @@ def test_a_mistake_is_told_in_one_line_before_anything_is_sent(
 def test_without_the_client_it_says_what_to_install(
     run: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "kubernetes", None)
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
     assert run("-s", "kubernetes", "--dryrun", "mine.py", *IMAGE) == 2
     assert "TorchX needs Kubernetes' client here: pip install 'torchflava[launch]'" in capsys.readouterr().err
     assert run("-s", "slurm", "--dryrun", "mine.py") == 0
+    scheduler = create_scheduler("here")
+    for ask in (lambda: scheduler.describe("ml:a"), scheduler.list, lambda: scheduler.log_iter("ml:a", "mine")):
+        with pytest.raises(LaunchError, match="pip install"):
+            ask()
 
 
 def test_the_whole_life_of_a_job(
@@ -285,8 +291,8 @@ def test_it_is_installed_and_torchx_s_others_stay() -> None:
 def test_the_default_schedulers_stay(command: str, default: str) -> None:
     from argparse import ArgumentParser
 
-    from torchflava.launch.cli import ListWithDefault, RecipeRun
+    from torchflava.launch.cli import AppList, RecipeRun
 
     parser = ArgumentParser()
-    {"run": RecipeRun, "list": ListWithDefault}[command]().add_arguments(parser)
+    {"run": RecipeRun, "list": AppList}[command]().add_arguments(parser)
     assert parser.get_default("scheduler") == default

@@ -12,7 +12,7 @@ import yaml
 from strict_schema import faults
 from torchx.cli.main import get_sub_cmds
 
-from torchflava.launch.cli import ListWithDefault, RecipeRun
+from torchflava.launch.cli import AppList, RecipeRun
 
 Command = Callable[..., int]
 
@@ -22,7 +22,7 @@ def test_it_is_installed_as_torchx_s_run() -> None:
     assert entry.load() is RecipeRun
     commands = get_sub_cmds()
     assert isinstance(commands["run"], RecipeRun)
-    assert isinstance(commands["list"], ListWithDefault)
+    assert isinstance(commands["list"], AppList)
     assert {"status", "log", "cancel", "builtins"} < commands.keys()
 
 

@@ -18,6 +18,7 @@ from torchx.cli.cmd_list import CmdList
 from torchx.cli.cmd_run import CmdRun
 from torchx.runner import Runner
 from torchx.runner.config import get_config, load_sections
+from torchx.schedulers import DEFAULT_SCHEDULER_MODULES
 from torchx.schedulers.local_scheduler import SignalException
 
 from torchflava.launch.ddp import LaunchError
@@ -37,8 +38,9 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
     def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
         """TorchX's, and a help that tells of recipes."""
         super().add_arguments(subparser)
-        # the first of the schedulers that are registered, by the alphabet, would be the default otherwise
-        subparser.set_defaults(scheduler=get_config(prefix="cli", name="run", key="scheduler") or "local_cwd")
+        if get_config(prefix="cli", name="run", key="scheduler") is None:
+            # TorchX's is the first entry point, and those are sorted by name
+            subparser.set_defaults(scheduler="local_cwd")
         subparser.formatter_class = argparse.RawDescriptionHelpFormatter
         subparser.description = _ABOUT
 
@@ -77,13 +79,13 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
         super()._wait_and_exit(runner, app_handle, log)
 
 
-class ListWithDefault(CmdList):  # type: ignore[misc]
-    """The `list` of the `torchx` command, whose default scheduler stays TorchX's though others are registered here."""
+class AppList(CmdList):  # type: ignore[misc]
+    """The `list` of the `torchx` command, whose default stays what it is without this package."""
 
     def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
         """TorchX's."""
         super().add_arguments(subparser)
-        subparser.set_defaults(scheduler="local_docker")
+        subparser.set_defaults(scheduler=next(iter(DEFAULT_SCHEDULER_MODULES)))
 
 
 def _with_default(typed: list[str]) -> list[str]:

@@ -129,9 +129,10 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
 
     def list(self) -> list[ListAppResponse]:
         """The jobs of the namespace in `.torchxconfig`, or in the kubeconfig's context, or `default`."""
+        ask = self._custom_objects_api().list_namespaced_custom_object
         namespace = self._namespace()
         with _told():
-            jobs = self._custom_objects_api().list_namespaced_custom_object(namespace=namespace, **_JOBS)["items"]
+            jobs = ask(namespace=namespace, **_JOBS)["items"]
         return [ListAppResponse(app_id=f"{namespace}:{job['metadata']['name']}", state=_state(job)) for job in jobs]
 
     def log_iter(
@@ -148,6 +149,7 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
         """The lines of the k-th pod of a role, each after its time; a container has one stream."""
         if until is not None or streams not in (None, Stream.COMBINED):
             raise LaunchError("a pod's log has no end to cut at and one stream: leave out --streams")
+        _require_client()
         from kubernetes import client
 
         namespace, name = app_id.split(":")
@@ -177,8 +179,11 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
             raise LaunchError(f"no cluster is configured ({wrong}): put its kubeconfig at ~/.kube/config") from wrong
         return active["context"].get("namespace", "default")
 
-    def _api_client(self) -> Any:
+    def _custom_objects_api(self) -> Any:
         _require_client()
+        return super()._custom_objects_api()
+
+    def _api_client(self) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "failed to load kube config", UserWarning)
             try:
