@@ -10,9 +10,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fsspec.core import url_to_fs
@@ -90,17 +92,60 @@ def image() -> Iterator[str]:
     subprocess.run(["podman", "rmi", "--force", name], check=True)
 
 
+QUICK = ("--name", "pod", "--model", "tiny", "--steps", "100000", "--log-every", "1")
+GIVEN = shlex.split(os.environ.get("TORCHFLAVA_RUN", ""))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_image_is_not_root_s_and_trains(image: str) -> None:
-    given = shlex.split(os.environ.get("TORCHFLAVA_RUN", ""))
-
+def test_the_image_is_not_root_s_and_knows_the_recipes(image: str) -> None:
     def inside(command: str) -> str:
-        words = ["podman", "run", "--rm", *given, image, "bash", "-c", command]
+        words = ["podman", "run", "--rm", *GIVEN, image, "bash", "-c", command]
         return subprocess.run(words, check=True, capture_output=True, text=True, timeout=900).stdout
 
     assert inside("id -u; pwd; whoami").split() == ["1000", "/app", "flava"]
     where = inside("cd /; python -c 'import torchflava; print(torchflava.__file__)'")
     assert "-packages/torchflava/__init__.py" in where
-    told = inside("touch runs/mine && python -m torch.distributed.run --nproc-per-node 1 recipes/pretrain.py --help")
-    assert "--steps" in told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_pod_saves_when_it_is_stopped_and_goes_on(
+    image: str, rendered: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Podman plays the node: the rendered command and variables, a volume, SIGTERM and a grace period."""
+    (pod,) = [task["template"]["spec"] for task in rendered("--", *QUICK)["spec"]["tasks"]]
+    (container,) = pod["containers"]
+    command = [word.replace("mine.py", "recipes/pretrain.py") for word in container["command"]]
+    variables = [word for one in container["env"] for word in ("--env", f"{one['name']}={one['value']}")]
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    os.chown(runs, 1000, 1000)  # what fs_group does
+    name = f"torchflava-pod-{os.getpid()}"
+    start = ["podman", "run", "--detach", "--name", name, "--volume", f"{runs}:/app/runs", *variables, *GIVEN, image]
+
+    def log() -> str:
+        done = subprocess.run(["podman", "logs", name], capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+
+    def steps() -> int:
+        return sum(len(file.read_text().splitlines()) for file in runs.rglob("log.jsonl"))
+
+    def started_and_stopped() -> str:
+        subprocess.run([*start, *command], check=True, capture_output=True)
+        try:
+            end, before = time.monotonic() + 600, steps()
+            while steps() < before + 3:
+                assert time.monotonic() < end, log()
+                time.sleep(0.5)
+            grace = str(pod["terminationGracePeriodSeconds"])
+            subprocess.run(["podman", "stop", "--time", grace, name], check=True, capture_output=True)
+            state = ["podman", "inspect", "--format", "{{.State.ExitCode}}", name]
+            assert subprocess.run(state, check=True, capture_output=True, text=True).stdout.strip() == "1", log()
+            return log()
+        finally:
+            subprocess.run(["podman", "rm", "--force", name], check=True, capture_output=True)
+
+    first = started_and_stopped()
+    assert "starting in" in first
+    assert "going on at step" in started_and_stopped(), first

@@ -35,6 +35,13 @@ def test_without_options_a_pod_gets_time_to_save_and_its_run_s_name() -> None:
     assert variables(pod) == wanted
 
 
+def test_variables_of_the_job_s_own_win() -> None:
+    given = [{"name": "TORCHFLAVA_RUN_NAME", "value": "mine"}, {"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": "5"}]
+    pod = {"spec": {"containers": [{"name": "a", "env": [*given]}]}}
+    complete(pod, {}, run_name="a")
+    assert pod["spec"]["containers"][0]["env"] == given
+
+
 def test_efa_and_huge_pages_are_resources() -> None:
     (container,) = pod_with(devices=["vpc.amazonaws.com/efa:4", "hugepages-2Mi:5Gi"])["containers"]
     assert container["resources"] == {"limits": {"vpc.amazonaws.com/efa": "4", "hugepages-2Mi": "5Gi"}}
