@@ -18,7 +18,7 @@ ONE_ROOM = {"pickled": "files"}
 """Files of one room that stand beside each other instead of in a folder."""
 APART = "launch"
 FRONT_DOOR = "__init__"
-LAUNCH_MAY_IMPORT = {"torchx", "yaml", "kubernetes", "docker", "fsspec", "tyro", "torchflava"}
+LAUNCH_MAY_IMPORT = {"torchx", "yaml", "kubernetes", "docker", "urllib3", "fsspec", "tyro", "torchflava"}
 """Beside the standard library: a login node has no torch."""
 KNOW_RANKS = {"distributed", "training", "losses", "data", "evaluation"}
 """House style 28; `data` and `evaluation` ask `torchflava.distributed` for rank and sums (amendment 14)."""

@@ -23,9 +23,10 @@ POSITIONAL = {
     "torchflava/transforms/text.py:BERTTokenizer.__init__": "torchtext's signature",
     "torchflava/transforms/text.py:MaskTransform.__init__": "torchtext's signature",
     "torchflava/data/prepare.py:prepare": "amendment 4",
+    "torchflava/launch/kubernetes.py:Kubernetes.log_iter": "TorchX's Scheduler.log_iter",
 }
 """Functions of the package of more than 3 arguments that can be given by position, and who prescribes it."""
-ANY_KEYWORD: set[str] = set()
+ANY_KEYWORD = {"torchflava/launch/kubernetes.py:create_scheduler"}
 """Public functions with **kwargs, which a library's interface asks for (amendment 14)."""
 GLOBAL_GENERATOR = {
     "torchflava/layers/init.py:init_weights": "weights are drawn from torch's generator, which `manual_seed` seeds",

@@ -1,50 +1,20 @@
 """`torchx run` up to the moment before it launches: help, dry runs, errors, and what it imports."""
 
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from torchx.cli.argparse_util import ArgOnceAction, torchxconfig
-from torchx.cli.main import get_sub_cmds, run_main
-from torchx.components.component_test_base import ComponentTestCase
+import yaml
+from strict_schema import faults
+from torchx.cli.main import get_sub_cmds
 
-from torchflava.launch import recipe
-from torchflava.launch.cli import RecipeRun
+from torchflava.launch.cli import AppList, RecipeRun
 
 Command = Callable[..., int]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """`torchx run WORDS` in this process: its exit code."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    for name in ("TTY_COMPATIBLE", "COLUMNS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "TORCHX_CONTEXT_NAME"):
-        monkeypatch.setenv(name, "")  # so that it is put back afterwards
-        monkeypatch.delenv(name)
-    (tmp_path / "config").touch()
-    monkeypatch.setenv("TORCHXCONFIG", str(tmp_path / "config"))
-    (tmp_path / "mine.py").write_text("print('never run here')")
-    monkeypatch.chdir(tmp_path)
-
-    def command(*words: str) -> int:
-        for once in (torchxconfig, ArgOnceAction):
-            monkeypatch.setattr(once, "called_args", set())  # TorchX counts over the whole process
-        monkeypatch.setattr(torchxconfig, "_subcmd_configs", {})
-        try:
-            run_main({"run": RecipeRun()}, ["run", *words])
-        except SystemExit as done:
-            return int(done.code or 0)
-        return 0
-
-    yield command
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 def test_it_is_installed_as_torchx_s_run() -> None:
@@ -52,6 +22,7 @@ def test_it_is_installed_as_torchx_s_run() -> None:
     assert entry.load() is RecipeRun
     commands = get_sub_cmds()
     assert isinstance(commands["run"], RecipeRun)
+    assert isinstance(commands["list"], AppList)
     assert {"status", "log", "cancel", "builtins"} < commands.keys()
 
 
@@ -60,16 +31,6 @@ def test_importing_it_imports_no_torch_and_says_nothing() -> None:
     heavy = ["torch", "torchvision", "torchmetrics", "torchdata", "numpy", "PIL", "matplotlib", "tokenizers", "tyro"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("", "\n")
-
-
-def test_torchx_finds_the_component_sound() -> None:
-    class Component(ComponentTestCase):  # type: ignore[misc]
-        def runTest(self) -> None:
-            self.validate(recipe, "recipe")
-
-    result = Component().run()
-    assert result is not None
-    assert result.wasSuccessful(), result.errors + result.failures
 
 
 def test_a_dry_run_shows_the_job(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,3 +146,10 @@ def test_the_checkout_s_configuration_and_its_examples_hold(
     told = capsys.readouterr().out
     assert "--nproc-per-node 2" in told
     assert "'log_dir': 'runs/logs/" in told
+    assert run("-s", "kubernetes", "--dryrun", "recipes/pretrain.py", "--image", "a/b:1") == 0
+    job = yaml.safe_load(capsys.readouterr().out.partition("=== SCHEDULER REQUEST ===\n")[2])
+    assert faults(job) == []
+    for line in config.read_text().partition("[kubernetes]\n")[2].partition("\n\n")[0].splitlines():
+        _, _, value = line.partition(" = ")
+        for word in re.split("[;:]", value) if "namespace" not in line else ():
+            assert word in yaml.dump(job), line

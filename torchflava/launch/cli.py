@@ -14,9 +14,11 @@ import threading
 from types import FrameType
 from typing import Any
 
+from torchx.cli.cmd_list import CmdList
 from torchx.cli.cmd_run import CmdRun
 from torchx.runner import Runner
 from torchx.runner.config import get_config, load_sections
+from torchx.schedulers import DEFAULT_SCHEDULER_MODULES
 from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppStatus
 
@@ -38,6 +40,9 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
     def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
         """TorchX's, and a help that tells of recipes."""
         super().add_arguments(subparser)
+        if get_config(prefix="cli", name="run", key="scheduler") is None:
+            # TorchX's is the first entry point, and those are sorted by name
+            subparser.set_defaults(scheduler="local_cwd")
         subparser.formatter_class = argparse.RawDescriptionHelpFormatter
         subparser.description = _ABOUT
 
@@ -76,6 +81,15 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
             log = False
         logging.getLogger("torchx.cli.cmd_run").addFilter(_in_short)
         super()._wait_and_exit(runner, app_handle, log)
+
+
+class AppList(CmdList):  # type: ignore[misc]
+    """The `list` of the `torchx` command, whose default stays what it is without this package."""
+
+    def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
+        """TorchX's."""
+        super().add_arguments(subparser)
+        subparser.set_defaults(scheduler=next(iter(DEFAULT_SCHEDULER_MODULES)))
 
 
 def _with_default(typed: list[str]) -> list[str]:
