@@ -5,8 +5,10 @@ their meaning.
 """
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,9 +16,11 @@ import threading
 from types import FrameType
 from typing import Any
 
+from torchx.cli.cmd_list import CmdList
 from torchx.cli.cmd_run import CmdRun
 from torchx.runner import Runner
 from torchx.runner.config import get_config, load_sections
+from torchx.schedulers import DEFAULT_SCHEDULER_MODULES, get_scheduler_factories
 from torchx.schedulers.local_scheduler import SignalException
 
 from torchflava.launch.ddp import LaunchError
@@ -36,6 +40,9 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
     def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
         """TorchX's, and a help that tells of recipes."""
         super().add_arguments(subparser)
+        if get_config(prefix="cli", name="run", key="scheduler") is None:
+            # TorchX's is the first entry point, and those are sorted by name
+            subparser.set_defaults(scheduler="local_cwd")
         subparser.formatter_class = argparse.RawDescriptionHelpFormatter
         subparser.description = _ABOUT
 
@@ -48,6 +55,7 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
         local = args.scheduler == "local_cwd"
         torchx = {flag for action in self._subparser._actions for flag in action.option_strings}
         try:
+            _check_settings(args.scheduler, args.scheduler_args or "")
             sections = load_sections(prefix="component")
             args.component_name_and_args = torchx_words(typed, sections, local=local, torchx=torchx)
             if local:
@@ -74,12 +82,32 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
         super()._wait_and_exit(runner, app_handle, log)
 
 
+class AppList(CmdList):  # type: ignore[misc]
+    """The `list` of the `torchx` command, whose default stays what it is without this package."""
+
+    def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
+        """TorchX's."""
+        super().add_arguments(subparser)
+        subparser.set_defaults(scheduler=next(iter(DEFAULT_SCHEDULER_MODULES)))
+
+
 def _with_default(typed: list[str]) -> list[str]:
     """`typed` without the dashes that TorchX allows before it, and with the component that `.torchxconfig` may name."""
     typed = typed[1:] if typed[:1] == ["--"] else typed
     named = bool(typed) and not typed[0].startswith("-")
     default = None if named else get_config(prefix="cli", name="run", key="component")
     return [default, *typed] if default else typed
+
+
+def _check_settings(scheduler: str, typed: str) -> None:
+    """TorchX ignores the keys of `-cfg` that the scheduler does not have."""
+    keys = re.findall(r"(?:^|[,;])([\w-]+)=", typed)
+    known = [name for name, _ in get_scheduler_factories()[scheduler]("").run_opts()] if keys else []
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise LaunchError(f"-cfg {key}=: {scheduler} has no such setting; {remedy}")
 
 
 def _prepare_local(words: list[str]) -> None:

@@ -5,6 +5,7 @@ Registered by this package's entry point in place of TorchX 0.7's, whose command
 """
 
 import logging
+import os
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,8 @@ from torchflava.launch.snapshot import copy_workspace
 _OF_EACH = ("partition", "time", "account", "qos", "reservation", "constraint")
 _OF_JOB = ("comment", "mail-user", "mail-type")
 _HELP = {
+    "job_dir": "A folder that is made for the job, with a copy of what git knows here; it works there, so that what is edited "
+    "while it waits does not change it. Default: it works in the directory it is submitted from.",
     "account": "The account that is charged.",
     "qos": "The quality of service.",
     "reservation": "A reservation to run in.",
@@ -101,7 +104,12 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
         request.logs.mkdir(parents=True, exist_ok=True)
         try:
             done = subprocess.run(
-                ["sbatch", "--parsable"], input=script_of(request), capture_output=True, text=True, check=False
+                ["sbatch", "--parsable"],
+                input=script_of(request),
+                env=_environment(request),
+                capture_output=True,
+                text=True,
+                check=False,
             )
         except FileNotFoundError as error:
             raise LaunchError("no sbatch here: Slurm jobs are submitted from a machine of its cluster") from error
@@ -202,6 +210,13 @@ def _signal(asked: str | None, limit: str | None) -> tuple[str, int]:
             f"signal={asked} may come {int(found[1]) + 60} s before the time limit, and time={limit} is no longer than that"
         )
     return asked, int(found[1])
+
+
+def _environment(request: Request) -> dict[str, str]:
+    """Without those of sbatch's variables that speak of what the script says: they would win."""
+    said = ("no-requeue", "job-name", *request.job, *request.each, *(["timelimit"] if "time" in request.each else []))
+    variables = {f"SBATCH_{name.upper().replace('-', '_')}" for name in said}
+    return {name: value for name, value in os.environ.items() if name not in variables}
 
 
 def _make(job_dir: Path, workspace: Path | None) -> None:
