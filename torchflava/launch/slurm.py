@@ -163,9 +163,8 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
         if since or until:
             raise ValueError("the lines of Slurm's logs have no times: leave out since and until")
         folder = slurm_logs.place_of(app_id, find(app_id))
-        lines = slurm_logs.follow(
-            slurm_logs.files_of(folder, app_id, f"{role_name}-{k}", streams), lambda: _ended(app_id)
-        )
+        files = slurm_logs.files_of(folder, app_id, f"{role_name}-{k}", streams=streams)
+        lines = slurm_logs.follow(files, lambda: _ended(app_id))
         return filter_regex(regex, lines) if regex else lines
 
 

@@ -46,7 +46,7 @@ def place_of(number: str, jobs: Sequence[Job]) -> Path:
     )
 
 
-def files_of(folder: Path, number: str, replica: str, streams: Stream | None) -> list[Path]:
+def files_of(folder: Path, number: str, replica: str, *, streams: Stream | None) -> list[Path]:
     """The files of a replica, `ROLE-0`: of one stream, or of both."""
     wanted = {Stream.STDOUT: ["out"], Stream.STDERR: ["err"]}.get(streams or Stream.COMBINED, ["err", "out"])
     return [folder / f"slurm-{number}-{replica}.{ending}" for ending in wanted]
