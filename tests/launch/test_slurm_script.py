@@ -241,6 +241,16 @@ def test_a_wrong_setting_is_named(slurm: FakeSlurm, settings: dict[str, str], me
         script(shell("true"), **settings)
 
 
+def test_what_only_containers_have_is_refused(slurm: FakeSlurm) -> None:
+    Path("mine.py").touch()
+    for words, message in (
+        ({"image": "registry/flava:1"}, "slurm runs no images such as registry/flava:1: leave out --image"),
+        ({"mounts": "type=bind,src=/a,dst=/b"}, "slurm mounts nothing: leave out --mounts"),
+    ):
+        with pytest.raises(LaunchError, match=message):
+            script(torchrun_job("mine.py", [], Nodes(), **words))  # type: ignore[arg-type]
+
+
 def test_the_command_is_noted_in_one_line(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["torchx", "run", "a\nrm -rf x"])
     lines = script(shell("true")).splitlines()

@@ -32,9 +32,9 @@ def recipe(
         nodes: machines
         procs: processes a node; 0 means one for each of --gpus, or one
         gpus: GPUs to ask for, a node; with 0 a process takes the GPU that it finds, else the CPU
-        cpus: CPU cores to ask for, a node; its processes share them. 0 asks for none and uses what is there
+        cpus: CPU cores to ask for, a node; its processes share them. 0 asks for none, and gets what is there: on Slurm often one
         mem_gb: main memory to ask for, in GB a node; 0 asks for none
-        retries: times that the scheduler starts the job again after it failed
+        retries: times that the scheduler starts the job again after it failed; being preempted is no failure on Slurm
         image: container image with torchflava in it; none means this Python
         env: variables of the job, NAME=VALUE,NAME=VALUE
         mounts: of a container, type=bind,src=/here,dst=/there,readonly

@@ -22,6 +22,7 @@ from torchx.schedulers.api import (
 )
 from torchx.schedulers.slurm_scheduler import SlurmScheduler
 from torchx.specs import AppDef, AppState, CfgVal, ReplicaStatus, Role, RoleStatus, is_terminal, runopts
+from torchx.version import TORCHX_IMAGE
 
 from torchflava.launch import slurm_limits, slurm_logs
 from torchflava.launch.ddp import LaunchError
@@ -63,6 +64,7 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
             role.metadata[_WORKSPACE] = workspace.removeprefix("file://")
 
     def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[Request]:
+        _refuse_containers(app)
         candidates = slurm_limits.chosen(slurm_limits.partitions(), cfg.get("partition"))
         wishes = [wish_of(role) for role in app.roles]
         slurm_limits.check(wishes, cfg.get("time"), candidates)
@@ -171,6 +173,19 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
 def create_scheduler(session_name: str, **kwargs: object) -> Slurm:
     """What TorchX calls; of its keywords none is Slurm's."""
     return Slurm(session_name)
+
+
+def _refuse_containers(app: AppDef) -> None:
+    for role in app.roles:
+        if role.image not in (
+            "",
+            TORCHX_IMAGE,
+        ):  # the latter is what TorchX's own components ask for unless told otherwise
+            raise LaunchError(
+                f"slurm runs no images such as {role.image}: leave out --image, or choose another scheduler with -s"
+            )
+        if role.mounts:
+            raise LaunchError("slurm mounts nothing: leave out --mounts, or choose another scheduler with -s")
 
 
 def _role(job: Job) -> str:
