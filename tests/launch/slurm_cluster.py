@@ -226,7 +226,7 @@ def torchx(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Torchx
     return Torchx(cluster, tmp_path_factory.mktemp("home"))
 
 
-def environment_of(pid: int) -> dict[str, str]:
+def _environment_of(pid: int) -> dict[str, str]:
     """A process's variables; none if it has ended, or is another's."""
     try:
         text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
@@ -242,7 +242,7 @@ def _all_processes() -> Iterator[tuple[int, Mapping[str, str], str]]:
         except OSError:  # it has ended meanwhile
             continue
         if line:  # a zombie has none
-            yield int(folder.name), environment_of(int(folder.name)), line
+            yield int(folder.name), _environment_of(int(folder.name)), line
 
 
 def _send(pid: int, number: signal.Signals) -> None:

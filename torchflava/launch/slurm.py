@@ -65,7 +65,8 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
 
     def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[Request]:
         _refuse_containers(app)
-        candidates = slurm_limits.chosen(slurm_limits.partitions(), cfg.get("partition"))
+        partition = cfg.get("partition") or os.environ.get("SBATCH_PARTITION")
+        candidates = slurm_limits.chosen(slurm_limits.partitions(), partition)
         wishes = [wish_of(role) for role in app.roles]
         slurm_limits.check(wishes, cfg.get("time"), candidates)
         roles = parts_of(app)
