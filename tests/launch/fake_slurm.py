@@ -14,7 +14,7 @@ here = Path(__file__).parent
 name = Path(__file__).name
 with (here / "calls").open("a") as calls:
     told = sys.stdin.read() if name == "sbatch" else ""
-    env = {{k: v for k, v in os.environ.items() if k in ("TORCHFLAVA_RUN", "PYTHONPATH") or k.startswith("SBATCH_")}}
+    env = {{k: v for k, v in os.environ.items() if k == "PYTHONPATH" or k.startswith(("SBATCH_", "TORCHFLAVA_"))}}
     calls.write(json.dumps([name, *sys.argv[1:], told, env]) + "\\n")
 for words, code, out, err in json.loads((here / f"{{name}}.json").read_text()):
     if all(word in sys.argv[1:] for word in words):

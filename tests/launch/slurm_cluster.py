@@ -51,6 +51,7 @@ SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
 KillWait=30
 MinJobAge=300
+FirstJobId={first}
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=DEFAULT CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN
@@ -79,6 +80,7 @@ class Cluster:
         here = f"NodeHostname={host} NodeAddr=127.0.0.1"
         nodes = [f"NodeName=n{i} {here} Port={port}" for i, port in enumerate(ports[1:], start=1)]
         words = {"host": host, "user": getpass.getuser(), "dir": self.folder}
+        words["first"] = ports[0] * 100  # jobs meet at ports by their numbers, and another test may have a cluster too
         words |= {"controller": ports[0], "cpus": CPUS, "memory": MEMORY, "gpus": GPUS, "nodes": "\n".join(nodes)}
         (self.folder / "slurm.conf").write_text(CONFIGURATION.format_map(words))
         # Files stand in for GPUs: nothing keeps a job from the others', but they are counted.

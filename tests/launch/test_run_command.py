@@ -91,7 +91,7 @@ def test_a_dry_run_for_slurm(run: Command, capsys: pytest.CaptureFixture[str]) -
     assert "".join(f"#SBATCH --{option}\n" for option in options.split()) in script
     assert "hetjob" not in script
     assert "\nretries=4\n" in script
-    assert "--rdzv-endpoint ${SLURM_LAUNCH_NODE_IPADDR:=localhost}:29500 mine.py" in script
+    assert "--rdzv-endpoint ${SLURM_LAUNCH_NODE_IPADDR:=localhost}:${TORCHFLAVA_PORT:-29500} mine.py" in script
     assert f"exec {sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 8 " in script
 
 

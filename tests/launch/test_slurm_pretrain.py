@@ -141,7 +141,7 @@ def test_it_loses_at_most_a_step_to_whoever_asks_it_to_stop(
     assert said.count("stopped after step") == 3, said
     stops = [int(line.split()[3]) for line in said.splitlines() if line.startswith("stopped after step")]
     goes_on = [int(line.split()[4]) for line in said.splitlines() if line.startswith("going on at step")]
-    assert goes_on == stops  # nothing was done twice
+    assert sorted(goes_on) == sorted(stops)  # nothing was done twice; rank 0 is on either node
     assert "preempted: the job is to start again" in said
     assert "its time is up: the job is to start again" in said
 

@@ -116,9 +116,10 @@ def test_the_first_node_is_known_by_the_address_that_tasks_are_started_from(slur
     play(script(torchrun_job("mine.py", [], Nodes(2, cpus=3))))
     call = slurm.calls("srun")[0][:-1]
     line = call[-1].replace(f"exec {sys.executable}", "echo")
-    env = {"PATH": "/usr/bin:/bin", "SLURM_LAUNCH_NODE_IPADDR": "10.1.2.3"}
+    port = slurm.env("srun")["TORCHFLAVA_PORT"]  # by the job's number: another job may have the same first node
+    env = {"PATH": "/usr/bin:/bin", "SLURM_LAUNCH_NODE_IPADDR": "10.1.2.3", "TORCHFLAVA_PORT": port}
     told = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True, check=True).stderr
-    assert "--rdzv-endpoint 10.1.2.3:29500 " in told
+    assert "--rdzv-endpoint 10.1.2.3:20012 " in told
     assert "--rdzv-id 12 " in told
     assert "--nnodes 2 " in told
     assert "--cpus-per-task=3" in call  # srun takes it from no one else since Slurm 22.05

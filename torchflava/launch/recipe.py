@@ -22,7 +22,7 @@ def recipe(
     env: str = "",
     mounts: str = "",
     name: str = "",
-    port: int = 29500,
+    port: int = 0,
 ) -> AppDef:
     """Runs a recipe in one process here, or in many on a cluster; -s SCHEDULER says where.
 
@@ -39,7 +39,7 @@ def recipe(
         env: variables of the job, NAME=VALUE,NAME=VALUE
         mounts: of a container, type=bind,src=/here,dst=/there,readonly
         name: of the job; the recipe's by default
-        port: where several nodes meet, on the first of them
+        port: where several nodes meet, on the first of them; 0 means 29500, on Slurm one by the job's number
     """
     where = Nodes(nodes, procs, gpus, cpus, mem_gb, port)
     return torchrun_job(script, args, where, retries=retries, image=image, env=env, mounts=mounts, name=name)

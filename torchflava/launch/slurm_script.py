@@ -75,6 +75,8 @@ def script_of(request: Request) -> str:
         "",
         "# a run without a --name is called by this, so that it goes on when the job starts again (docs/running.md)",
         f'export TORCHFLAVA_RUN={shlex.quote(request.run)}"$SLURM_JOB_ID"',
+        "# jobs that share a node meet apart",
+        "export TORCHFLAVA_PORT=$((20000 + SLURM_JOB_ID % 10000))",
         "export PYTHONUNBUFFERED=1",
         *(['export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"'] if request.job_dir else []),
         f"retries={request.retries}",
