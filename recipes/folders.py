@@ -1,5 +1,6 @@
 """A run's own folder: a new one, the one of its name, or the one to go on in; and whether it can hold what will be written."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -21,7 +22,7 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
         OSError: if nothing can be written there.
         ValueError: if there shall be a checkpoint and is none.
     """
-    folder = Path(config.resume or Path(config.folder) / (config.name or _by_time(config)))
+    folder = Path(config.resume or Path(config.folder) / (config.name or _own_name(config)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -52,5 +53,6 @@ def check_space(config: Config, folder: Path, model: nn.Module) -> None:
         )
 
 
-def _by_time(config: Config) -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"
+def _own_name(config: Config) -> str:
+    """A new one for each start; but a job that may start again names its run, so that it goes on (torchflava/launch/slurm.py)."""
+    return f"{os.environ.get('TORCHFLAVA_RUN') or time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"

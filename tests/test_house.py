@@ -20,13 +20,17 @@ LONG_FUNCTIONS = {"recipes/pretrain.py:main"}
 MANY_ARGUMENTS = {"torchflava/launch/recipe.py:recipe"}
 """Functions of more than 8 arguments: each of a component's is a flag of `torchx run`."""
 POSITIONAL = {
+    "torchflava/launch/slurm.py:Slurm.log_iter": "TorchX's signature",
     "torchflava/transforms/text.py:BERTTokenizer.__init__": "torchtext's signature",
     "torchflava/transforms/text.py:MaskTransform.__init__": "torchtext's signature",
     "torchflava/data/prepare.py:prepare": "amendment 4",
     "torchflava/launch/kubernetes.py:Kubernetes.log_iter": "TorchX's Scheduler.log_iter",
 }
 """Functions of the package of more than 3 arguments that can be given by position, and who prescribes it."""
-ANY_KEYWORD = {"torchflava/launch/kubernetes.py:create_scheduler"}
+ANY_KEYWORD = {
+    "torchflava/launch/kubernetes.py:create_scheduler",
+    "torchflava/launch/slurm.py:create_scheduler",
+}
 """Public functions with **kwargs, which a library's interface asks for (amendment 14)."""
 GLOBAL_GENERATOR = {
     "torchflava/layers/init.py:init_weights": "weights are drawn from torch's generator, which `manual_seed` seeds",

@@ -25,6 +25,7 @@ def torchx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]
         monkeypatch.delenv(name)
     (tmp_path / "config").touch()
     monkeypatch.setenv("TORCHXCONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))  # a cluster that this machine may belong to is not asked
     (tmp_path / "mine.py").write_text("print('never run here')")
     monkeypatch.chdir(tmp_path)
 

@@ -1,5 +1,6 @@
 """`torchx run` up to the moment before it launches: help, dry runs, errors, and what it imports."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from strict_schema import faults
 from torchx.cli.main import get_sub_cmds
+from torchx.schedulers import DEFAULT_SCHEDULER_MODULES
 
 from torchflava.launch.cli import AppList, RecipeRun
 
@@ -43,14 +45,35 @@ def test_a_dry_run_shows_the_job(run: Command, capsys: pytest.CaptureFixture[str
 
 def test_a_dry_run_for_slurm(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--nodes", "2", "--gpus", "8", "--cpus", "64", "--mem-gb", "500", "--retries", "4"]
-    assert run("-s", "slurm", "-cfg", "partition=high", "--dryrun", "mine.py", *words) == 0
+    assert run("-s", "slurm", "-cfg", "partition=high,qos=long", "--dryrun", "mine.py", *words) == 0
     script = capsys.readouterr().out
-    for replica in (0, 1):
-        asked = f"--job-name=mine-{replica} --requeue --partition=high --ntasks-per-node=1 --cpus-per-task=64"
-        assert f"#SBATCH {asked} --mem=500000 --gpus-per-task=8\n" in script
-    assert "export TORCHX_MAX_RETRIES=4\n" in script
-    assert "--rdzv-endpoint ${SLURM_JOB_NODELIST_HET_GROUP_0:=localhost}:29500 mine.py" in script
+    options = "partition=high qos=long nodes=2 ntasks-per-node=1 cpus-per-task=64 mem=500000 gpus-per-node=8"
+    assert "".join(f"#SBATCH --{option}\n" for option in options.split()) in script
+    assert "hetjob" not in script
+    assert "\nretries=4\n" in script
+    assert "--rdzv-endpoint ${SLURM_LAUNCH_NODE_IPADDR:=localhost}:${TORCHFLAVA_PORT:-29500} mine.py" in script
     assert f"exec {sys.executable} -m torchflava.launch.torchrun --nnodes 2 --nproc-per-node 8 " in script
+
+
+def test_a_setting_that_the_scheduler_lacks_is_named(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """TorchX ignores it."""
+    for scheduler, typed, remedy in (
+        ("slurm", "partitoin=high", "did you mean partition?"),
+        ("slurm", "time=5;gpus=1", "it has partition, time, "),
+        ("local_cwd", "partition=high", "it has log_dir, "),
+    ):
+        assert run("-s", scheduler, "-cfg", typed, "--dryrun", "mine.py") == 2
+        assert f"{scheduler} has no such setting; {remedy}" in capsys.readouterr().err
+
+
+def test_without_a_configuration_the_scheduler_is_local(
+    run: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--dryrun", "mine.py") == 0
+    assert "'role_params'" in capsys.readouterr().out  # a request of local_cwd
+    parser = argparse.ArgumentParser()
+    get_sub_cmds()["list"].add_arguments(parser)
+    assert parser.parse_args([]).scheduler == next(iter(DEFAULT_SCHEDULER_MODULES))  # TorchX's own, as ever
 
 
 def test_builtin_components_stay(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +160,7 @@ def test_the_checkout_s_configuration_and_its_examples_hold(
     monkeypatch.setenv("TORCHXCONFIG", str(config))
     assert run("--dryrun", "mine.py") == 0  # no -s
     assert "'role_params'" in capsys.readouterr().out  # a request of local_cwd
-    lines = [re.sub(r"^# (?=\[|\w+ = )", "", line) for line in config.read_text().splitlines(keepends=True)]
+    lines = [re.sub(r"^# (?=\[|[\w-]+ = )", "", line) for line in config.read_text().splitlines(keepends=True)]
     (tmp_path / "config").write_text("".join(lines))
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "pretrain.py").touch()
@@ -153,3 +176,11 @@ def test_the_checkout_s_configuration_and_its_examples_hold(
         _, _, value = line.partition(" = ")
         for word in re.split("[;:]", value) if "namespace" not in line else ():
             assert word in yaml.dump(job), line
+    assert run("-s", "slurm", "--dryrun", "recipes/pretrain.py") == 0
+    script = capsys.readouterr().out
+    wanted = (
+        "account=vision qos=normal reservation=flava constraint=a100 signal=USR1@300 mail-type=END,FAIL time=1-00:00:00"
+    )
+    for option in f"partition=gpu mail-user=me@example.org {wanted}".split():
+        assert f"#SBATCH --{option}\n" in script.replace("'", "")
+    assert "/runs/slurm/slurm-" in script

@@ -70,6 +70,16 @@ def test_arguments_reach_the_script_letter_for_letter(script: str, tmp_path: Pat
     assert told["deaf"]  # to SIGUSR1, which would end torchrun before its workers have saved
 
 
+def test_a_scheduler_may_set_where_nodes_meet(script: str, tmp_path: Path) -> None:
+    for asked, variables, port in (
+        (0, {}, 29500),
+        (0, {"TORCHFLAVA_PORT": "21234"}, 21234),
+        (7, {"TORCHFLAVA_PORT": "1"}, 7),
+    ):
+        argv = play(torchrun_job(script, [], Nodes(2, port=asked)), str(tmp_path), **variables)["argv"]
+        assert f"first:{port}" in argv  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(("nodes", "endpoint"), [(1, "localhost:0"), (3, "first:29511")])
 def test_nodes_meet_on_the_first(script: str, tmp_path: Path, nodes: int, endpoint: str) -> None:
     job = torchrun_job(script, [], Nodes(nodes, procs=4, port=29511))
@@ -136,7 +146,7 @@ def test_an_image_has_its_own_python_and_files() -> None:
     [
         ({"where": Nodes(nodes=0)}, "--nodes 0 is out of range: 1 or more"),
         ({"where": Nodes(mem_gb=-1)}, "--mem-gb -1 is out of range"),
-        ({"where": Nodes(port=70_000)}, "--port 70000 is out of range: 1 to 65535"),
+        ({"where": Nodes(port=70_000)}, "--port 70000 is out of range: 0 to 65535"),
         ({"where": Nodes(gpus=2, procs=3)}, "--procs 3 is more than --gpus 2"),
         ({"retries": -1}, "--retries -1"),
         ({"env": "A"}, "--env 'A' is not NAME=VALUE"),

@@ -19,6 +19,8 @@ import measure_scenes
 import pretrain
 import report
 import watch
+from folders import find_folder
+from presets import parse
 from safetensors.torch import load_file
 
 from torchflava.data.mixture import Planned
@@ -246,6 +248,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_name_is_that_of_a_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="without a slash"):
         start(tmp_path, name=name)
+
+
+def test_a_job_that_may_start_again_names_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHFLAVA_RUN", "20261126-061812-slurm-7")
+    words = ["--preset", "tiny", "--folder", str(tmp_path)]
+    folder = find_folder(parse(words))[0]
+    assert folder == tmp_path / "20261126-061812-slurm-7-tiny"
+    assert find_folder(parse(words))[0] == folder
+    assert find_folder(parse([*words, "--name", "mine"]))[0] == tmp_path / "mine"
+    monkeypatch.setenv("TORCHFLAVA_RUN", "")
+    assert find_folder(parse(words))[0] not in (folder, tmp_path / "mine")
 
 
 def test_a_name_does_not_write_among_other_files(whole: Path, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ their meaning.
 """
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,7 +20,7 @@ from torchx.cli.cmd_list import CmdList
 from torchx.cli.cmd_run import CmdRun
 from torchx.runner import Runner
 from torchx.runner.config import get_config, load_sections
-from torchx.schedulers import DEFAULT_SCHEDULER_MODULES
+from torchx.schedulers import DEFAULT_SCHEDULER_MODULES, get_scheduler_factories
 from torchx.schedulers.local_scheduler import SignalException
 from torchx.specs import AppStatus
 
@@ -55,6 +57,7 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
         local = args.scheduler == "local_cwd"
         torchx = {flag for action in self._subparser._actions for flag in action.option_strings}
         try:
+            _check_settings(args.scheduler, args.scheduler_args or "")
             sections = load_sections(prefix="component")
             args.component_name_and_args = torchx_words(typed, sections, local=local, torchx=torchx)
             _check(args.component_name_and_args, here=local)
@@ -113,6 +116,17 @@ def _in_short(record: logging.LogRecord) -> bool:
     if isinstance(record.msg, AppStatus):
         record.msg = f"The job ended: {record.msg.state}. Why, stands above."
     return True
+
+
+def _check_settings(scheduler: str, typed: str) -> None:
+    """TorchX ignores the keys of `-cfg` that the scheduler does not have."""
+    keys = re.findall(r"(?:^|[,;])([\w-]+)=", typed)
+    known = [name for name, _ in get_scheduler_factories()[scheduler]("").run_opts()] if keys else []
+    for key in keys:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise LaunchError(f"-cfg {key}=: {scheduler} has no such setting; {remedy}")
 
 
 def _prepare_local(words: list[str]) -> None:

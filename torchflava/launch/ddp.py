@@ -12,6 +12,8 @@ from typing import NamedTuple
 from torchx.specs import AppDef, Resource, Role, macros, parse_mounts
 from torchx.util.types import to_dict, to_list
 
+_PORT = 29500
+
 
 class LaunchError(ValueError):
     """What was asked for cannot be launched; the message says why and what to write instead."""
@@ -29,8 +31,8 @@ class Nodes(NamedTuple):
     """Cores, shared by a node's processes; 0 asks for none."""
     mem_gb: int = 0
     """Main memory in GB of 10^9 bytes; 0 asks for none."""
-    port: int = 29500
-    """Where the nodes meet on the first of them; a node alone takes a free one."""
+    port: int = 0
+    """Where the nodes meet on the first of them; 0 means 29500, or what the scheduler sets so that jobs can share a node."""
 
 
 def torchrun_job(
@@ -85,7 +87,7 @@ def torchrun_job(
         num_replicas=nodes.nodes,
         max_retries=retries,
         resource=Resource(cpu=nodes.cpus, gpu=nodes.gpus, memMB=nodes.mem_gb * 1000),
-        port_map={"c10d": nodes.port},
+        port_map={"c10d": nodes.port or _PORT},
         mounts=_mounts(mounts),
     )
     return AppDef(name=name or role.name, roles=[role])
@@ -93,8 +95,8 @@ def torchrun_job(
 
 def _processes(nodes: Nodes) -> int:
     for flag, value in nodes._asdict().items():
-        if value < (1 if flag in ("nodes", "port") else 0) or (flag == "port" and value > 65535):
-            allowed = {"nodes": "1 or more", "port": "1 to 65535"}.get(flag, "0 or more")
+        if value < (1 if flag == "nodes" else 0) or (flag == "port" and value > 65535):
+            allowed = {"nodes": "1 or more", "port": "0 to 65535"}.get(flag, "0 or more")
             raise LaunchError(f"--{flag.replace('_', '-')} {value} is out of range: {allowed}")
     if nodes.gpus and nodes.procs > nodes.gpus:
         raise LaunchError(
@@ -109,7 +111,7 @@ def _meeting_point(nodes: Nodes) -> list[str]:
         # the address by hand: torchrun would ask the name service for this machine's name, which hangs on some laptops
         return [*where, "localhost:0", "--local-addr", "127.0.0.1"]
     # the variable that this scheduler keeps the first node's name in; `$$` is TorchX's `$`
-    return [*where, f"$${{{macros.rank0_env}:=localhost}}:{nodes.port}"]
+    return [*where, f"$${{{macros.rank0_env}:=localhost}}:{nodes.port or f'$${{TORCHFLAVA_PORT:-{_PORT}}}'}"]
 
 
 def _threads(procs: int, cpus: int) -> list[str]:

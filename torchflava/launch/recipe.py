@@ -22,7 +22,7 @@ def recipe(
     env: str = "",
     mounts: str = "",
     name: str = "",
-    port: int = 29500,
+    port: int = 0,
 ) -> AppDef:
     """Runs a recipe in one process here, or in many on a cluster; -s SCHEDULER says where.
 
@@ -32,14 +32,14 @@ def recipe(
         nodes: machines
         procs: processes a node; 0 means one for each of --gpus, or one
         gpus: GPUs to ask for, a node; with 0 a process takes the GPU that it finds, else the CPU
-        cpus: CPU cores to ask for, a node; its processes share them. 0 asks for none and uses what is there
+        cpus: CPU cores to ask for, a node; its processes share them. 0 asks for none, and gets what is there: on Slurm often one
         mem_gb: main memory to ask for, in GB a node; 0 asks for none
-        retries: times that the scheduler starts the job again after it failed
+        retries: times that the scheduler starts the job again after it failed; being preempted is no failure on Slurm
         image: container image with torchflava in it; none means this Python
         env: variables of the job, NAME=VALUE,NAME=VALUE
         mounts: of a container, type=bind,src=/here,dst=/there,readonly
         name: of the job; the recipe's by default
-        port: where several nodes meet, on the first of them
+        port: where several nodes meet, on the first of them; 0 means 29500, on Slurm one by the job's number
     """
     where = Nodes(nodes, procs, gpus, cpus, mem_gb, port)
     return torchrun_job(script, args, where, retries=retries, image=image, env=env, mounts=mounts, name=name)
