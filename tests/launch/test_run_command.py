@@ -62,6 +62,12 @@ def test_importing_it_imports_no_torch_and_says_nothing() -> None:
     assert (done.stdout, done.stderr) == ("", "\n")
 
 
+@pytest.mark.parametrize("module", ["torchrun", "worker", "check"])
+def test_what_runs_on_a_node_imports_torch_only_there(module: str) -> None:
+    code = f"import sys, torchflava.launch.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_torchx_finds_the_component_sound() -> None:
     class Component(ComponentTestCase):  # type: ignore[misc]
         def runTest(self) -> None:
