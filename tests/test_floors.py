@@ -20,6 +20,8 @@ APART = "launch"
 FRONT_DOOR = "__init__"
 LAUNCH_MAY_IMPORT = {"torchx", "yaml", "kubernetes", "docker", "urllib3", "fsspec", "tyro", "torchflava"}
 """Beside the standard library: a login node has no torch."""
+ON_A_NODE = {"torchrun.py", "worker.py"}
+"""Files of launch that also run in a job's processes; inside functions they may import torch."""
 KNOW_RANKS = {"distributed", "training", "losses", "data", "evaluation"}
 """House style 28; `data` and `evaluation` ask `torchflava.distributed` for rank and sums (amendment 14)."""
 NAMES_ONLY = {("models", "Gather")}
@@ -29,8 +31,9 @@ NAMES_ONLY = {("models", "Gather")}
 class Import:
     """One module that a file imports: its dotted name, what is taken from it, and where."""
 
-    def __init__(self, module: str, names: tuple[str, ...], file: Path, line: int) -> None:
-        self.module, self.names, self.at = module, names, f"{file.name}:{line}"
+    def __init__(self, module: str, names: tuple[str, ...], file: Path, node: ast.stmt) -> None:
+        self.module, self.names, self.at = module, names, f"{file.name}:{node.lineno}"
+        self.runs_on_a_node = file.name in ON_A_NODE and node.col_offset > 0
 
     @property
     def room(self) -> str | None:
@@ -45,15 +48,15 @@ def imports_of(file: Path, package: Path) -> Iterator[Import]:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, (), file, node.lineno)
+                yield Import(alias.name, (), file, node)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(inside[: len(inside) - node.level]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
             if module == "torchflava":  # from torchflava import models
                 for alias in node.names:
-                    yield Import(f"torchflava.{alias.name}", (), file, node.lineno)
+                    yield Import(f"torchflava.{alias.name}", (), file, node)
             else:
-                yield Import(module, tuple(alias.name for alias in node.names), file, node.lineno)
+                yield Import(module, tuple(alias.name for alias in node.names), file, node)
 
 
 def room_of(file: Path, package: Path) -> str:
@@ -84,6 +87,8 @@ def _of_launch(entry: Import, told: str) -> list[str]:
     top = entry.module.split(".")[0]
     if top == "torchflava" and entry.room not in (APART, "__version__", None):
         return [f"{told}: launch enters no other room"]
+    if top == "torch" and entry.runs_on_a_node:
+        return []
     if top not in LAUNCH_MAY_IMPORT and top not in sys.stdlib_module_names:
         return [f"{told}: a login node may not have it"]
     return []

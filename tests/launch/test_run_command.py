@@ -35,6 +35,12 @@ def test_importing_it_imports_no_torch_and_says_nothing() -> None:
     assert (done.stdout, done.stderr) == ("", "\n")
 
 
+@pytest.mark.parametrize("module", ["torchrun", "worker", "check"])
+def test_what_runs_on_a_node_imports_torch_only_there(module: str) -> None:
+    code = f"import sys, torchflava.launch.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_dry_run_shows_the_job(run: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-s", "local_cwd", "--dryrun", "mine.py", "--procs", "3", "--", "--model", "small") == 0
     out = capsys.readouterr().out
