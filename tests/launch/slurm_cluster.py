@@ -2,6 +2,9 @@
 
 Needs root, no systemd and no cgroups. It has two partitions of the same nodes: jobs of `low` are preempted by those of
 `high`, with GraceTime, and start again. Whatever was started in it ends with it.
+
+A job that starts again waits for cred_expire (120 s by default). That must be more than KillWait: the kill that a start's end has
+pending hits the next start otherwise, whose step has the same number (seen with 5 and 30).
 """
 
 import getpass
@@ -33,7 +36,7 @@ SlurmdUser={user}
 SlurmdParameters=config_overrides
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={dir}/munge.sock,cred_expire=5
+AuthInfo=socket={dir}/munge.sock,cred_expire=25
 StateSaveLocation={dir}/state
 SlurmdSpoolDir={dir}/spool.%n
 SlurmctldPidFile={dir}/slurmctld.pid
@@ -49,7 +52,7 @@ SchedulerParameters=bf_interval=1,bf_resolution=1,sched_min_interval=0,batch_sch
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
-KillWait=30
+KillWait=20
 MinJobAge=300
 FirstJobId={first}
 PreemptType=preempt/partition_prio
