@@ -55,4 +55,4 @@ def check_space(config: Config, folder: Path, model: nn.Module) -> None:
 
 def _own_name(config: Config) -> str:
     """A new one for each start; but a job that may start again names its run, so that it goes on (torchflava/launch/slurm.py)."""
-    return f"{os.environ.get('TORCHFLAVA_RUN') or time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"
+    return f"{os.environ.get('TORCHFLAVA_RUN_NAME') or time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"

@@ -202,7 +202,7 @@ def test_failures_are_counted_and_stops_are_not(slurm: FakeSlurm) -> None:
 def test_a_run_is_named_by_its_job(slurm: FakeSlurm) -> None:
     slurm.answer("srun")
     play(script(shell("true")))
-    assert re.fullmatch(r"\d{8}-\d{6}-slurm-12", slurm.env("srun")["TORCHFLAVA_RUN"])
+    assert re.fullmatch(r"\d{8}-\d{6}-slurm-12", slurm.env("srun")["TORCHFLAVA_RUN_NAME"])
 
 
 def test_a_copied_checkout_comes_first_among_the_packages(slurm: FakeSlurm, tmp_path: Path) -> None:

@@ -251,13 +251,13 @@ def test_a_name_is_that_of_a_folder(name: str, tmp_path: Path) -> None:
 
 
 def test_a_job_that_may_start_again_names_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHFLAVA_RUN", "20261126-061812-slurm-7")
+    monkeypatch.setenv("TORCHFLAVA_RUN_NAME", "20261126-061812-slurm-7")
     words = ["--preset", "tiny", "--folder", str(tmp_path)]
     folder = find_folder(parse(words))[0]
     assert folder == tmp_path / "20261126-061812-slurm-7-tiny"
     assert find_folder(parse(words))[0] == folder
     assert find_folder(parse([*words, "--name", "mine"]))[0] == tmp_path / "mine"
-    monkeypatch.setenv("TORCHFLAVA_RUN", "")
+    monkeypatch.setenv("TORCHFLAVA_RUN_NAME", "")
     assert find_folder(parse(words))[0] not in (folder, tmp_path / "mine")
 
 

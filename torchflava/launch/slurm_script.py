@@ -74,7 +74,7 @@ def script_of(request: Request) -> str:
         *_options(request),
         "",
         "# a run without a --name is called by this, so that it goes on when the job starts again (docs/running.md)",
-        f'export TORCHFLAVA_RUN={shlex.quote(request.run)}"$SLURM_JOB_ID"',
+        f'export TORCHFLAVA_RUN_NAME={shlex.quote(request.run)}"$SLURM_JOB_ID"',
         "# jobs that share a node meet apart",
         "export TORCHFLAVA_PORT=$((20000 + SLURM_JOB_ID % 10000))",
         "export PYTHONUNBUFFERED=1",
