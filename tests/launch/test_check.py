@@ -48,7 +48,12 @@ def test_words_are_looked_at(
 
 def test_a_script_without_a_check_is_not_run(tmp_path: Path) -> None:
     script, trace = tmp_path / "own.py", tmp_path / "trace"
-    for text in (f"open({str(trace)!r}, 'w')", "def check(", "class A:\n    def check(self): pass"):
+    for text in (
+        f"open({str(trace)!r}, 'w')",
+        "def check(",
+        "class A:\n    def check(self): pass",
+        "def check(x): 1 / 0",
+    ):
         script.write_text(text)
         assert ended(str(script), ["--anything"], here=True) is None
     assert ended(str(tmp_path / "in-the-image-only.py"), [], here=False) is None

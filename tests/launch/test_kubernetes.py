@@ -72,7 +72,7 @@ def test_a_dry_run_is_strictly_valid(rendered: Render, nodes: int) -> None:
         endpoint = re.search("--rdzv-endpoint ([^ ]+)", container["command"][2])
         assert endpoint is not None
         first = "TORCHX_RANK0_HOST" if node == 0 else "VC_MINE_0_HOSTS"  # Volcano's list of the first task's hosts
-        assert endpoint[1] == ("localhost:0" if nodes == 1 else f"${{{first}:=localhost}}:29500")
+        assert endpoint[1] == ("localhost:0" if nodes == 1 else f"${{{first}:=localhost}}:${{TORCHFLAVA_PORT:-29500}}")
     assert variables(pods_of(job)[0])["TORCHX_RANK0_HOST"] == "localhost"
 
 

@@ -84,7 +84,8 @@ def test_a_failure_shows_its_traceback_and_fails(folder: Path) -> None:
     lines = own_lines(done.stderr)
     assert "KeyError: 'the reason'" in lines
     assert any("in deep" in line for line in lines)
-    assert "state: FAILED" in done.stderr
+    assert "The job ended: FAILED. Why, stands above." in done.stderr
+    assert "state: FAILED" not in done.stderr  # TorchX's page of it
 
 
 def test_the_last_words_of_a_quick_job_are_shown(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What torchrun says last: the one failure that was the cause, not each rank's, and a code that tells stopping from failing."""
 
+import json
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import torchflava.training as training
-from torchflava.launch.torchrun import REQUEUE, Failure, report
+from torchflava.launch.torchrun import REQUEUE, Failure, report, stopped
 
 RAISED = """Traceback (most recent call last):
   File "/lib/torch/distributed/elastic/multiprocessing/errors/__init__.py", line 380, in wrapper
@@ -72,10 +73,16 @@ def test_who_was_killed_is_the_cause_though_it_is_noticed_last() -> None:
 
 
 def test_a_node_that_only_missed_another_says_where_to_look() -> None:
-    text, _ = report("train.py", [Failure(0, 10, 1, MISSED, 5.0)])
-    assert "Another rank went away first; if none is named here, it was on another node" in text
-    alone, _ = report("train.py", [Failure(0, 10, 1, RAISED, 5.0)])
-    assert "Another rank" not in alone
+    said = "A rank of another node went away first: the report of that node says why."
+    assert said in report("train.py", [Failure(0, 10, 1, MISSED, 5.0)], several_nodes=True)[0]
+    assert said not in report("train.py", [Failure(0, 10, 1, MISSED, 5.0)])[0]
+    own = RAISED.replace("no such thing: 7", "ProcessGroupNCCL is only supported with GPUs")
+    for error in (
+        RAISED,
+        own,
+        RAISED.replace("step()", 'step("Connection closed by peer")\n  File "a.py", line 1, in step'),
+    ):
+        assert said not in report("train.py", [Failure(0, 10, 1, error, 5.0)], several_nodes=True)[0]
 
 
 def test_of_two_errors_the_earlier_is_the_cause() -> None:
@@ -91,6 +98,18 @@ def test_workers_that_were_asked_to_stop_are_no_failure() -> None:
     assert "asked to stop" in text
     assert "failed" not in text
     assert training.REQUEUE == REQUEUE
+
+
+def test_a_worker_that_could_not_save_when_asked_to_stop_has_failed(tmp_path: Path) -> None:
+    text, code = stopped("train.py", signal.SIGTERM, tmp_path)
+    assert (code, "has ended" in text) == (75, True)
+    left = {"message": {"message": "OSError", "extraInfo": {"py_callstack": RAISED.replace("ValueError", "OSError")}}}
+    (tmp_path / "attempt_0" / "1").mkdir(parents=True)
+    (tmp_path / "attempt_0" / "1" / "error.json").write_text(json.dumps(left))
+    text, code = stopped("train.py", signal.SIGTERM, tmp_path)
+    assert code == 1
+    assert "was asked to stop by SIGTERM and failed" in text
+    assert "OSError: no such thing: 7" in text
 
 
 def torchrun(script: Path, *words: str, restarts: int = 0) -> list[str]:

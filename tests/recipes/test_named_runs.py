@@ -93,7 +93,7 @@ def test_the_same_command_goes_on_after_an_error(
         at_step(5, lambda: die(after=tmp_path / "mine" / "step-00000004"), patch)
         with pytest.raises(RuntimeError, match="the power is gone") as caught:
             start(tmp_path)
-    assert caught.value.__notes__ == ["This was on rank 0 of 1, after step 4."]
+    assert caught.value.__notes__ == ["This was on rank 0 of 1, in step 5, with a batch of kind pair."]
     assert checkpoints(tmp_path / "mine") == [2, 4]
     assert same_end(start(tmp_path), whole)
     assert "going on at step 4 in" in capfd.readouterr().out

@@ -4,6 +4,7 @@ Which rank failed first, where, and why, instead of every rank's traceback and t
 again", where the workers were asked to stop and did; torchrun itself leaves with 1 then. torch is imported when it runs.
 """
 
+import json
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 REQUEUE = 75
@@ -20,12 +22,12 @@ _RECORDER = "elastic/multiprocessing/errors/__init__.py"  # stands in every trac
 _AFTER_OTHERS = (
     "Connection closed by peer",
     "Connection reset by peer",
+    "Connection was likely closed",
     "Broken pipe",
     "Socket Timeout",
-    "NCCL",
-    "ProcessGroup",
+    "remote process exited",
 )
-"""What a rank says because another one has gone."""
+"""What the error of a rank says because another one has gone (gloo's and NCCL's words)."""
 _REASONS = {
     signal.SIGKILL: "by hand, or by the system where memory ran out: `dmesg` tells; ask for more, or compute smaller parts",
     signal.SIGBUS: "a disk or the shared memory (/dev/shm) was full, or a mapped file was cut",
@@ -59,42 +61,63 @@ def main(words: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     args = torchrun.parse_args([*words])  # type: ignore[no-untyped-call]
     run: Callable[[Any], None] = record(torchrun.run)
-    try:
-        run(args)
-    except ChildFailedError as failed:
-        failures = [_failure(rank, told) for rank, told in failed.failures.items()]
-        text, code = report(args.training_script, failures)
-    except SignalException as stop:
-        told = signal.Signals(stop.sigval)
-        text, code = f"{args.training_script} was asked to stop by {told.name} and has ended", REQUEUE
-        if told not in (signal.SIGTERM, signal.SIGUSR1):
-            code = 128 + told
-    except RendezvousError as error:
-        text = f"the nodes did not meet at {args.rdzv_endpoint}, or lost each other ({_last_line(str(error))}): "
-        text, code = f"{text}is the first node up, and its port free and reachable from the others?", 1
-    else:
-        return 0
-    print(
-        f"\n== {text}, on {socket.gethostname()} ==" if "\n" not in text else f"\n{text}", file=sys.stderr, flush=True
-    )
+    with TemporaryDirectory(prefix="torchflava_") as kept:
+        args.log_dir = args.log_dir or kept  # where each worker's error is left
+        try:
+            run(args)
+        except ChildFailedError as failed:
+            failures = [_failure(rank, told) for rank, told in failed.failures.items()]
+            text, code = report(args.training_script, failures, several_nodes=args.nnodes not in ("1", "1:1"))
+        except SignalException as stop:
+            text, code = stopped(args.training_script, signal.Signals(stop.sigval), Path(args.log_dir))
+        except RendezvousError as error:
+            text = f"== On {socket.gethostname()} the nodes did not meet at {args.rdzv_endpoint}, or lost each other "
+            text += (
+                f"({_last_line(str(error))}): is the first node up, and its port free and reachable from the others? =="
+            )
+            code = 1
+        else:
+            return 0
+    print(f"\n{text}", file=sys.stderr, flush=True)
     return code
 
 
-def report(script: str, failures: Iterable[Failure]) -> tuple[str, int]:
-    """What to tell of the workers that ended badly, and the code to leave with."""
+def report(script: str, failures: Iterable[Failure], *, several_nodes: bool = False) -> tuple[str, int]:
+    """What to tell of the workers that ended badly, and the code to leave with.
+
+    Args:
+        script: that they ran.
+        failures: of this node.
+        several_nodes: whether the cause may lie on another one.
+    """
     first, *others = sorted(failures, key=_as_cause)
     where = f"on {socket.gethostname()}"
     if first.exitcode == REQUEUE:
-        return f"{script} was asked to stop, has saved and ended; start it again to go on", REQUEUE
+        return f"== {script} was asked to stop, has saved and ended {where}; start it again to go on ==", REQUEUE
     lines = [f"== {script} failed {where}: rank {first.rank} (process {first.pid}) {_ended(first)} =="]
     lines += [_shortened(first.error)] if first.error else []
-    if _is_consequence(first):
-        lines.append(
-            "Another rank went away first; if none is named here, it was on another node, whose report says why."
-        )
+    if several_nodes and _is_consequence(first):
+        lines.append("A rank of another node went away first: the report of that node says why.")
     if others:
         lines.append("Ended because of it: " + ", ".join(f"rank {one.rank} ({_short(one)})" for one in others) + ".")
     return "\n".join(lines), 1
+
+
+def stopped(script: str, told: signal.Signals, errors: Path) -> tuple[str, int]:
+    """What to tell once torchrun was sent a signal and has ended its workers, and the code to leave with.
+
+    Args:
+        script: that they ran.
+        told: the signal.
+        errors: where workers left an error, `error.json`, if they had one, as when they could not save.
+    """
+    where = f"on {socket.gethostname()}"
+    for file in sorted(errors.rglob("error.json")):
+        message = json.loads(file.read_text()).get("message", "")
+        error = message.get("extraInfo", {}).get("py_callstack", "") if isinstance(message, dict) else str(message)
+        return f"== {script} was asked to stop by {told.name} and failed {where} ==\n{_shortened(error)}", 1
+    code = REQUEUE if told in (signal.SIGTERM, signal.SIGUSR1) else 128 + told
+    return f"== {script} was asked to stop by {told.name} and has ended {where} ==", code
 
 
 def _failure(rank: int, told: Any) -> Failure:
@@ -118,7 +141,8 @@ def _as_cause(failure: Failure) -> tuple[int, float]:
 
 
 def _is_consequence(failure: Failure) -> bool:
-    return failure.exitcode == -signal.SIGABRT or any(words in failure.error for words in _AFTER_OTHERS)
+    told = failure.error[failure.error.rfind("\n  File ") + 1 :]  # the last frame, and the error itself
+    return failure.exitcode == -signal.SIGABRT or any(words in told for words in _AFTER_OTHERS)
 
 
 def _ended(failure: Failure) -> str:

@@ -12,7 +12,7 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
 
     torchrun shows the first of all (`torchflava.launch.torchrun`), so that here only a line is told; where torchrun starts the
     workers again it shows nothing, and the whole traceback is told here. What `main` ends the program with,
-    `sys.exit("a message")`, is told by the first rank alone.
+    `sys.exit("a message")`, is told by the first process of each machine alone: another machine may lack another file.
 
     Args:
         main: takes the words of the command line.
@@ -30,7 +30,7 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
     try:
         record(main)(words)
     except SystemExit as end:
-        if isinstance(end.code, str) and _number("RANK"):
+        if isinstance(end.code, str) and _number("LOCAL_RANK"):
             sys.exit(1)
         raise
     except Exception as error:
