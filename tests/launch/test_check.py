@@ -67,6 +67,13 @@ def test_a_check_that_has_an_error_of_its_own_shows_it(tmp_path: Path, capfd: py
     assert "KeyError: 'a word'" in capfd.readouterr().err
 
 
+def test_a_machine_that_lacks_a_package_leaves_it_to_the_job(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "own.py"
+    script.write_text("def check(words, *, here):\n    import not_there\n")
+    assert ended(str(script), ["--anything"], here=True) is None
+    assert "looked at by the job alone: No module named 'not_there'" in capfd.readouterr().err
+
+
 def test_nothing_is_launched_after_a_wrong_word() -> None:
     torchx = str(Path(sys.executable).parent / "torchx")
     for scheduler in ("local_cwd", "slurm"):

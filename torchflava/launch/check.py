@@ -14,12 +14,17 @@ import os, runpy, sys
 script, here, *words = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
 sys.argv = [script, *words]
-runpy.run_path(script, run_name="check")["check"](words, here=here == "here")
+try:
+    runpy.run_path(script, run_name="check")["check"](words, here=here == "here")
+except ModuleNotFoundError as error:
+    print(f"the words after -- are looked at by the job alone: {error}", file=sys.stderr)
 """
 
 
 def check(script: str, words: Sequence[str], *, here: bool) -> None:
     """Let a recipe look at its words, if it has a `check` and is there; ends the program with 2 where it ends it.
+
+    A machine that only submits jobs may lack what a check imports; the job then looks alone.
 
     Asked for its help, a recipe shows it here, and the program ends with 0: no job is needed for that.
 
