@@ -10,7 +10,7 @@ from kept import local_disk, where_checkpoints_lie
 from presets import Config
 from torch import nn
 
-from torchflava.training import last_checkpoint
+from torchflava.training import last_checkpoint, local_folder
 
 _BYTES = 12  # of a weight in a checkpoint: itself and AdamW's two moments, in float32
 
@@ -46,7 +46,8 @@ def check_space(config: Config, folder: Path, model: nn.Module) -> None:
     needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
     free = shutil.disk_usage(disk).free
     if free < needed:
-        flag = "TMPDIR" if "://" in config.checkpoints else "--checkpoints" if config.checkpoints else "--folder"
+        far = local_folder(where_checkpoints_lie(config, folder)) is None
+        flag = "TMPDIR" if far else "--checkpoints" if config.checkpoints else "--folder"
         raise OSError(
             f"{disk} has {free / 1e9:.3g} GB left and a checkpoint takes {needed / 1e9:.3g} GB; make room, or choose another "
             f"place by {flag}"

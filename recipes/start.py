@@ -66,7 +66,7 @@ class Started(NamedTuple):
 def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
     folder, last = run.agree(find_folder(config) if run.leads else None)
-    check_place(config)
+    check_place(config, folder)
     if last:
         fetch_kept(config, folder)
     config = replace(config, resume=str(folder) if last else "")

@@ -20,6 +20,7 @@ import measure_scenes
 import pretrain
 import report
 import watch
+from kept import local_disk
 from presets import parse
 
 from torchflava.data.mixture import Planned
@@ -238,3 +239,17 @@ def test_ranks_killed_while_they_send_go_on_elsewhere_to_the_bit(tmp_path: Path)
     gets = [line for line in asked(tmp_path, "get") if line.endswith(".safetensors")]
     assert len(gets) % 2 == 0  # a machine's two ranks fetch two files once
     assert len(gets) >= 6
+
+
+@pytest.mark.parametrize(
+    ("place", "disk"),
+    [
+        ("file:///big/a%20run", "/big/a run"),
+        ("file://localhost/big", "/big"),
+        ("big/run", "big/run"),
+        ("", "mine"),
+        ("s3://bucket/run", tempfile.gettempdir()),
+    ],
+)
+def test_the_disk_that_needs_room_is_the_one_that_is_written_to(place: str, disk: str) -> None:
+    assert local_disk(parse([*WORDS, "--checkpoints", place]), Path("mine")) == Path(disk)

@@ -23,6 +23,7 @@ from torchflava.training import (
     best_checkpoint,
     last_checkpoint,
     load_checkpoint,
+    local_folder,
     place_of,
     read_state,
     session,
@@ -317,6 +318,19 @@ def test_a_file_url_is_a_local_folder(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "run") == tmp_path / "run" / "step-00000003"
     assert last_checkpoint(str(tmp_path / "run")) == f"{tmp_path}/run/step-00000003"
     assert load_checkpoint(path, model, optimizer)["step"] == 3
+
+
+def test_a_file_url_is_read_as_its_standard_says(tmp_path: Path) -> None:
+    """RFC 8089: the host may be localhost, and characters may be written by their numbers."""
+    saved(tmp_path / "a run", 3)
+    for url in (f"file://localhost{tmp_path}/a run", f"file://{tmp_path}/a%20run"):
+        assert last_checkpoint(url) == f"{url}/step-00000003"
+        assert local_folder(url) == tmp_path / "a run"
+    assert (local_folder("s3://bucket/run"), local_folder("a%20run")) == (None, Path("a%20run"))
+    with pytest.raises(
+        ValueError, match="file://there/run is a folder of the machine 'there'; write file:///there/run"
+    ):
+        last_checkpoint("file://there/run")
 
 
 def test_what_killed_processes_left_on_the_disk_is_deleted(tmp_path: Path) -> None:

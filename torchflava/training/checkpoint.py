@@ -132,6 +132,7 @@ class Checkpoints(Generic[Where]):
 
     def _seal(self, name: str, told: dict[str, Any], *, best: bool) -> None:
         """Make published files a checkpoint."""
+        self.place.see(name, told["files"])
         for path, before in self._beside.items():
             if path.is_file() and (now := (path.stat().st_mtime_ns, path.stat().st_size)) != before:
                 self.place.write(path.name, path.read_bytes())

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import unquote
 
 from torchflava.training.object_store import Remote
 from torchflava.training.places import STATE, Local, Place
@@ -45,9 +46,27 @@ def read_state(path: Path | str) -> dict[str, Any]:
 
 def place_of(where: Path | str) -> Place:
     """The place at a folder or a URL; a `file://` is a folder."""
+    folder = local_folder(where)
+    return Remote(str(where)) if folder is None else Local(folder)
+
+
+def local_folder(where: Path | str) -> Path | None:
+    """The folder that a path or a `file://` URL means; None for the URL of a store.
+
+    Raises:
+        ValueError: for a `file://` of another machine (RFC 8089 lets it name one).
+    """
     if isinstance(where, Path) or "://" not in where:
-        return Local(Path(where))
-    return Local(Path(where.removeprefix("file://"))) if where.startswith("file://") else Remote(where)
+        return Path(where)
+    scheme, _, rest = where.partition("://")
+    if scheme != "file":
+        return None
+    host, _, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise ValueError(
+            f"{where} is a folder of the machine {host!r}; write file:///{rest} if it is one of this machine's"
+        )
+    return Path("/" + unquote(path))
 
 
 def parts_of(path: Path | str) -> tuple[Place, str]:
