@@ -138,6 +138,21 @@ def test_other_settings_formats_and_models_are_refused_by_name(tmp_path: Path) -
         load_checkpoint(path, model, optimizer)
 
 
+def test_settings_that_came_later_have_their_defaults(tmp_path: Path) -> None:
+    path, model, optimizer = saved(tmp_path, config={"lr": 0.01, "shares": {"pair": 0.7}})
+    defaults = {"lr": 9.0, "betas": (0.9, 0.98), "shares": {"pair": 9.0, "text": 0.3}}
+    now: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.98), "shares": {"pair": 0.7, "text": 0.3}}
+    assert load_checkpoint(path, model, optimizer, config=now, defaults=defaults)["step"] == 3
+    for changed, told in (
+        ({"betas": (0.9, 0.99)}, r"betas was \[0.9, 0.98\], is \[0.9, 0.99\]"),
+        ({"shares": {"pair": 0.6, "text": 0.4}}, r"shares was .*'pair': 0.7, 'text': 0.3"),
+        ({"lr": 9.0}, "lr was 0.01, is 9.0"),
+        ({"new": 1}, "new was None, is 1"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            load_checkpoint(path, model, optimizer, config=now | changed, defaults=defaults)
+
+
 def test_a_save_that_fails_is_told_and_leaves_the_last_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

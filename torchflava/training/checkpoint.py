@@ -163,6 +163,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     config: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint into a model and an optimizer, on any number of ranks; what `state` was, and `step`.
 
@@ -173,12 +174,13 @@ def load_checkpoint(
         model: may be sharded.
         optimizer: of its parameters; left out for evaluation.
         config: must be the saved one's, where given.
+        defaults: of settings, for those that the saved config lacks because they came later.
 
     Raises:
         ValueError: if the checkpoint is damaged, of another format or model, or of another config.
         OSError: if it cannot be fetched.
     """
-    state = checked_state(path, config)
+    state = checked_state(path, config, defaults)
     named = dict(model.named_parameters())
     own = {f"model/{name}": value for name, value in model.state_dict().items()}
     place, name = parts_of(path)

@@ -95,8 +95,15 @@ def best_step(place: Place) -> int:
         return -1
 
 
-def checked_state(path: Path | str, config: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_state(
+    path: Path | str, config: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What `read_state` gives, of a checkpoint whose files are all there and as long as they were.
+
+    Args:
+        path: of the checkpoint's folder, or its URL.
+        config: must be the saved one's, where given.
+        defaults: of settings, for those that the saved config lacks because they came later.
 
     Raises:
         ValueError: if it is damaged, of another format, or of another config than `config`.
@@ -113,13 +120,7 @@ def checked_state(path: Path | str, config: Mapping[str, Any] | None) -> dict[st
             f"{path} has format {state['format']}, this version reads {FORMAT}; use the version that wrote it"
         )
     if config is not None:
-        both = state.get("config", {}), json.loads(json.dumps(config))
-        told = [f"{key} was {both[0].get(key)!r}, is {both[1].get(key)!r}" for key in both[0] | both[1]
-                if both[0].get(key) != both[1].get(key)]  # fmt: skip
-        if told:
-            raise ValueError(
-                f"{path} belongs to another run: {'; '.join(told)}; go on with the same settings or start a new folder"
-            )
+        _refuse_other_settings(path, _filled(state.get("config", {}), defaults or {}), json.loads(json.dumps(config)))
     return state
 
 
@@ -133,6 +134,26 @@ def short(error: BaseException) -> str:
     failures = list(getattr(error, "failures", {}).values())
     first = failures[0][0] if failures else error
     return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
+
+
+def _refuse_other_settings(path: Path | str, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    told = [
+        f"{key} was {saved.get(key)!r}, is {config.get(key)!r}"
+        for key in saved.keys() | config.keys()
+        if saved.get(key) != config.get(key)
+    ]
+    if told:
+        raise ValueError(
+            f"{path} belongs to another run: {'; '.join(told)}; go on with the same settings or start a new folder"
+        )
+
+
+def _filled(saved: Any, defaults: Any) -> Any:
+    """`saved`, with what it lacks of `defaults`, inside its parts too."""
+    if not isinstance(saved, dict) or not isinstance(defaults, Mapping):
+        return saved
+    lacking = {key: value for key, value in json.loads(json.dumps(defaults)).items() if key not in saved}
+    return {key: _filled(value, defaults.get(key)) for key, value in saved.items()} | lacking
 
 
 def _check_files(files: Mapping[str, int], there: Mapping[str, int]) -> None:
