@@ -13,6 +13,7 @@ from torch import nn
 
 from torchflava.training import Checkpoints, adamw, best_checkpoint, last_checkpoint, load_checkpoint, session
 from torchflava.training import checkpoint as checkpoint_module
+from torchflava.training.places import Local
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,34 @@ def test_the_last_the_best_and_every_nth_are_kept(tmp_path: Path, keep: int, eve
     assert sorted(int(path.name[5:]) for path in tmp_path.glob("step-*")) == left
     assert best_checkpoint(tmp_path) == tmp_path / "step-00000005"
     assert last_checkpoint(tmp_path) == tmp_path / "step-00000007"
+
+
+def test_a_kill_after_state_json_leaves_the_best_step_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint says of itself, and which is the best, are one file."""
+    model, optimizer = made(0)
+    steps(model, optimizer, 1)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, model, optimizer, state={}, best=True)
+    checkpoints.save(2, model, optimizer, state={})
+    checkpoints.wait()
+    plain = Local.write
+
+    def last(place: Local, name: str, data: bytes) -> None:
+        if (tmp_path / "step-00000003" / "state.json").exists():
+            raise OSError("the power is gone")
+        plain(place, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "write", last)
+        checkpoints.save(3, model, optimizer, state={}, best=True)
+        checkpoints.wait()
+    assert best_checkpoint(tmp_path) == tmp_path / "step-00000003"
+    again = Checkpoints(tmp_path, keep=1)  # as the run does that goes on
+    for step in (4, 5):
+        again.save(step, model, optimizer, state={})
+    again.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000005"]
+    assert best_checkpoint(tmp_path) == tmp_path / "step-00000003"
 
 
 def test_other_settings_formats_and_models_are_refused_by_name(tmp_path: Path) -> None:

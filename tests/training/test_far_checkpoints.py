@@ -297,6 +297,33 @@ def test_a_place_is_tried_and_left_clean(url: str, tmp_path: Path, monkeypatch: 
         place_of("bucket:///nowhere/bucket/run").check()
 
 
+@pytest.mark.parametrize(("times", "raised"), [(2, RuntimeError), (99, RuntimeError), (99, PermissionError)])
+def test_a_store_that_fails_while_it_is_opened_is_tried_again(
+    times: int, raised: type[Exception], tmp_path: Path, machine: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clients do that look for credentials, or ask the network, where they are made."""
+    url, failed = bucket.made(tmp_path), []
+    plain = Bucket._get_kwargs_from_urls
+
+    def opened(path: str) -> Any:
+        failed.append(path)
+        if len(failed) <= times:
+            raise raised("no credentials")
+        return plain(path)
+
+    monkeypatch.setattr(Bucket, "_get_kwargs_from_urls", staticmethod(opened))
+    if times == 2:
+        assert last_checkpoint(url) is None
+        assert machine == [1.0, 2.0]
+        return
+    tries, told = (
+        (1, "no credentials") if raised is PermissionError else (7, "7 tries, the last: RuntimeError: no cred")
+    )
+    with pytest.raises(OSError, match=rf"{url}: {told}"):
+        last_checkpoint(url)
+    assert len(failed) == tries
+
+
 def test_what_cannot_be_opened_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

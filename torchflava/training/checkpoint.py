@@ -63,6 +63,7 @@ class Checkpoints(Generic[Where]):
         self._group: Any = dist.new_group(backend="gloo", timeout=WAIT)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._best: int | None = None  # step, on the first rank once it has saved; -1 if none is the best
 
     def save(
         self,
@@ -137,16 +138,16 @@ class Checkpoints(Generic[Where]):
             if path.is_file() and (now := (path.stat().st_mtime_ns, path.stat().st_size)) != before:
                 self.place.write(path.name, path.read_bytes())
                 self._beside[path] = now
-        self.place.write(f"{name}/{STATE}", _as_json(told))
-        if best:
-            self.place.write("best.json", _as_json({"step": told["step"]}))
+        found = told["step"] if best else best_step(self.place) if self._best is None else self._best
+        self.place.write(f"{name}/{STATE}", _as_json(told | {"best_step": found}))
+        self._best = found
 
     def _forget(self) -> None:
         """Delete what need not be kept, and halves that a killed save left."""
-        there, best = whole(self.place), best_step(self.place)
+        there = whole(self.place)
         for name in self.place.steps():
             step = int(name.partition("-")[2])
-            wanted = step == best or (self.keep_every and step % self.keep_every == 0)
+            wanted = step == self._best or (self.keep_every and step % self.keep_every == 0)
             if name < there[-self.keep :][0] and not (wanted and name in there):
                 self.place.delete(name)
 

@@ -88,11 +88,9 @@ def whole(place: Place) -> list[str]:
 
 
 def best_step(place: Place) -> int:
-    """The step that was saved as the best; -1 if none was."""
-    try:
-        return int(json.loads(place.read("best.json"))["step"])
-    except FileNotFoundError:
-        return -1
+    """The step that was saved as the best, as the newest checkpoint has it; -1 if none was."""
+    steps = whole(place)
+    return int(json.loads(place.read(f"{steps[-1]}/{STATE}")).get("best_step", -1)) if steps else -1
 
 
 def checked_state(
