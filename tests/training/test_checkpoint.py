@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import torchflava
 from torchflava.training import Checkpoints, adamw, best_checkpoint, last_checkpoint, load_checkpoint, session
 from torchflava.training import checkpoint as checkpoint_module
 from torchflava.training.places import Local
@@ -83,6 +84,7 @@ def test_the_files_are_plain_and_named_in_the_state(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.iterdir()) == [file.name, "state.json"]
     assert state["files"] == {file.name: file.stat().st_size}
     assert (state["step"], state["ranks"], state["torch"]) == (2, 1, torch.__version__)
+    assert state["torchflava"] == torchflava.__version__
     assert all(tensors[f"model/{name}"].equal(value) for name, value in model.state_dict().items())
     assert tensors["optimizer/0.weight/exp_avg"].equal(optimizer.state[model[0].weight]["exp_avg"])
     assert last_checkpoint(tmp_path) == path

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from torchflava import __version__
 from torchflava.distributed import rank, world_size
 from torchflava.training.places import STATE
 from torchflava.training.saved import (
@@ -96,7 +97,8 @@ class Checkpoints(Generic[Where]):
         tensors = _tensors(model, optimizer)
         writer = HuggingFaceStorageWriter(str(written), save_distributed=True)
         writing = async_save(tensors, storage_writer=writer, process_group=self._group)
-        told = {"format": FORMAT, "step": step, "ranks": world_size(), "torch": torch.__version__, **state}
+        versions = {"torch": torch.__version__, "torchflava": __version__}
+        told = {"format": FORMAT, "step": step, "ranks": world_size(), **versions, **state}
         self._pending = self._thread.submit(self._finish, writing, written, name, told=told, best=best)
         return within(self.folder, name)
 
