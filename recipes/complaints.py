@@ -17,6 +17,7 @@ _RANGES = (
     ("num_codes", 2, 65537),
     ("save_every", 1, math.inf),
     ("keep", 1, math.inf),
+    ("keep_every", 0, math.inf),
     ("measure_every", 0, math.inf),
     ("max_corrupt_fraction", 0, 1.0001),
     ("micro_batch", 0, math.inf),
@@ -77,8 +78,20 @@ def complaints_of_places(config: Config) -> Iterator[str]:
     if config.resume and not config.checkpoints and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"
     folder = Path(config.folder) / config.name
-    if config.name and folder.exists() and not (folder / "config.json").is_file() and any(folder.iterdir()):
+    if (
+        config.name
+        and folder.exists()
+        and not (folder / "config.json").is_file()
+        and _strange(folder, config.checkpoints)
+    ):
         yield f"{folder} is there and is no run's folder, for it has no config.json; choose another --name"
+
+
+def _strange(folder: Path, checkpoints: str) -> bool:
+    """Whether something lies in a folder that no run leaves there that died before its config.json was written."""
+    place = Path(checkpoints.removeprefix("file://")).absolute()
+    left = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return any(path.absolute() not in (place, *place.parents) for path in left)
 
 
 def _complaints_of_checkpoints(place: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A run's own folder: a new one, the one of its name, or the one to go on in; and whether it can hold what will be written."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from kept import local_disk, where_checkpoints_lie
 from presets import Config
 from torch import nn
 
-from torchflava.training import last_checkpoint
+from torchflava.training import last_checkpoint, local_folder
 
 _BYTES = 12  # of a weight in a checkpoint: itself and AdamW's two moments, in float32
 
@@ -20,12 +21,12 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
 
     Raises:
         OSError: if nothing can be written there.
-        ValueError: if there shall be a checkpoint and is none.
+        ValueError: if there shall be a checkpoint and is none, or if the folder's run has its checkpoints in another place.
     """
     folder = Path(config.resume or Path(config.folder) / (config.name or _own_name(config)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder, prefix="."):
             pass
     except OSError as error:
         raise OSError(f"{folder} cannot be written to ({error}); choose another place by --folder") from error
@@ -33,6 +34,8 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
     last = last_checkpoint(where)
     if config.resume and last is None:
         raise ValueError(f"{where} has no checkpoint for {folder} to go on from; start anew without --resume")
+    if last is None:
+        _refuse_other_place(folder, where)
     return folder, last
 
 
@@ -46,11 +49,42 @@ def check_space(config: Config, folder: Path, model: nn.Module) -> None:
     needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
     free = shutil.disk_usage(disk).free
     if free < needed:
-        flag = "TMPDIR" if "://" in config.checkpoints else "--checkpoints" if config.checkpoints else "--folder"
+        far = local_folder(where_checkpoints_lie(config, folder)) is None
+        flag = "TMPDIR" if far else "--checkpoints" if config.checkpoints else "--folder"
         raise OSError(
             f"{disk} has {free / 1e9:.3g} GB left and a checkpoint takes {needed / 1e9:.3g} GB; make room, or choose another "
             f"place by {flag}"
         )
+
+
+def _refuse_other_place(folder: Path, where: Path | str) -> None:
+    """A start anew would write over what the checkpoints need that the folder's run has elsewhere than in `where`."""
+    place = _named_place(folder)
+    if last_checkpoint(folder) is not None:
+        told, way = str(folder), "without --checkpoints"
+    elif place and place != str(where) and _may_have_one(place):
+        told, way = place, f"with --checkpoints {place}"
+    else:
+        return
+    raise ValueError(
+        f"{where} has no checkpoint, but the run in {folder} has its checkpoints in {told}; go on {way}, or start another run "
+        "by another --name"
+    )
+
+
+def _named_place(folder: Path) -> str:
+    """`--checkpoints` of the folder's run; empty if it has none."""
+    try:
+        return str(json.loads((folder / "config.json").read_bytes()).get("checkpoints", ""))
+    except (FileNotFoundError, ValueError):  # it died before it was whole, and so before a checkpoint
+        return ""
+
+
+def _may_have_one(place: str) -> bool:
+    try:
+        return last_checkpoint(place) is not None
+    except (OSError, ValueError):  # out of reach: nobody knows
+        return True
 
 
 def _own_name(config: Config) -> str:

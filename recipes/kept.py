@@ -4,11 +4,13 @@ machine can go on.
 
 import os
 import tempfile
+import uuid
 from pathlib import Path
 
 from presets import Config
 
-from torchflava.training import local_rank, place_of, together
+from torchflava.distributed import rank, world_size
+from torchflava.training import local_folder, local_rank, place_of, together
 
 FILES = (
     "config.json",
@@ -31,14 +33,17 @@ def beside(config: Config, folder: Path) -> list[Path]:
     return [folder / name for name in FILES] if config.checkpoints else []
 
 
-def check_place(config: Config) -> None:
-    """Refuse to train what could not be saved, once on each machine. Called by every rank.
+def check_place(config: Config, folder: Path) -> None:
+    """Refuse to train what could not be saved, on each machine. Called by every rank.
 
     Raises:
-        OSError: if nothing can be written there.
+        OSError: if nothing can be written there, or it is a folder that not all ranks see.
         ValueError: if a package for such URLs is missing.
     """
     together(lambda: _check(config.checkpoints) if config.checkpoints and local_rank() == 0 else None)
+    where = local_folder(where_checkpoints_lie(config, folder))
+    if where is not None and world_size() > 1:
+        _check_shared(where)
 
 
 def fetch_kept(config: Config, folder: Path) -> None:
@@ -52,7 +57,7 @@ def fetch_kept(config: Config, folder: Path) -> None:
 
 def local_disk(config: Config, folder: Path) -> Path:
     """Where a checkpoint's files are written first."""
-    return Path(tempfile.gettempdir()) if "://" in config.checkpoints else Path(config.checkpoints or folder)
+    return local_folder(where_checkpoints_lie(config, folder)) or Path(tempfile.gettempdir())
 
 
 def _check(place: str) -> None:
@@ -61,6 +66,31 @@ def _check(place: str) -> None:
     except OSError as error:
         told = f"{type(error).__name__}: {error}"
         raise OSError(f"{place} cannot be written to ({told}); choose another place by --checkpoints") from error
+
+
+def _check_shared(folder: Path) -> None:
+    """A small file for each rank, which all of them look for."""
+    token = together(lambda: uuid.uuid4().hex)[0]
+    mine, *others = (folder / f".shared-{token}-{(rank() + n) % world_size()}" for n in range(world_size()))
+    try:
+        together(lambda: _touch(mine))
+        together(lambda: _see(folder, others))
+    finally:
+        mine.unlink(missing_ok=True)
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def _see(folder: Path, others: list[Path]) -> None:
+    missing = [path.name.rpartition("-")[2] for path in others if not path.exists()]
+    if missing:
+        raise OSError(
+            f"{folder} is not shared by all ranks: rank {rank()} does not see what rank {', '.join(missing)} wrote there; name a "
+            "folder on a disk that all share, or use --checkpoints URL"
+        )
 
 
 def _fetch(place: str, folder: Path) -> None:

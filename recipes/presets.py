@@ -127,6 +127,8 @@ class Config:
     """Steps between two checkpoints; the last step is always saved."""
     keep: int = 2
     """Checkpoints that are kept, the last ones."""
+    keep_every: int = 0
+    """Checkpoints of steps that are a multiple of it are kept too; 0 keeps none."""
     measure_every: int = 0
     """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
     select: str = ""
@@ -241,7 +243,18 @@ def shaping(config: Config) -> dict[str, Any]:
             "offload",
             "micro_batch",
         ),
-        ("log_every", "save_every", "measure_every", "debug", "keep", "peak_tflops", "wandb", "profile_at", "select"),
+        (
+            "log_every",
+            "save_every",
+            "measure_every",
+            "debug",
+            "keep",
+            "keep_every",
+            "peak_tflops",
+            "wandb",
+            "profile_at",
+            "select",
+        ),
     )
     passing = (*where, *watched, "on_spike", "spike", "max_corrupt_fraction", "data", "own", "vocab", "codebook")
     passing = (*passing, "init_image", "init_text")

@@ -99,7 +99,7 @@ def main(words: list[str]) -> None:
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, **of_run)
         at_the_end.callback(meter.close)
         where = where_checkpoints_lie(config, folder)
-        checkpoints = Checkpoints(where, keep=config.keep, beside=beside(config, folder))
+        checkpoints = Checkpoints(where, keep=config.keep, keep_every=config.keep_every, beside=beside(config, folder))
         watch = Watch(config, started, run, mixture=mixture, meter=meter, checkpoints=checkpoints)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
         measured, selection = Measured(config, corpus, model, run), Selection(config, where, run)

@@ -39,6 +39,7 @@ from torchflava.training import (
     Scaler,
     StopSignals,
     adamw,
+    checked_state,
     compile_units,
     full_weights,
     give_weights,
@@ -46,6 +47,7 @@ from torchflava.training import (
     mesh_of,
     recompute,
     shard,
+    together,
 )
 
 
@@ -66,8 +68,12 @@ class Started(NamedTuple):
 def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
     folder, last = run.agree(find_folder(config) if run.leads else None)
-    check_place(config)
+    check_place(config, folder)
+    of_run = {"config": shaping(config), "defaults": shaping(Config())}
     if last:
+        together(
+            lambda: checked_state(last, **of_run) if run.leads else None
+        )  # before another run's files replace ours
         fetch_kept(config, folder)
     config = replace(config, resume=str(folder) if last else "")
     corpus = open_corpus(config)
@@ -80,7 +86,7 @@ def start(config: Config, run: Run) -> Started:
     if run.leads:
         check_space(config, folder, model)
     if last:
-        state = load_checkpoint(last, model, optimizer, config=shaping(config))
+        state = load_checkpoint(last, model, optimizer, **of_run)
         done = state["step"]
         scaler.load(state["scaler"])
     elif run.leads:

@@ -143,7 +143,9 @@ class Watch:
         found = self.run.agree(last_checkpoint(self.checkpoints.folder) if self.run.leads else None)
         if found is None:
             raise FloatingPointError(f"{told}; there is no checkpoint yet to go back to: lower --save-every or --lr")
-        state = load_checkpoint(found, started.model, started.optimizer, config=shaping(self.config))
+        state = load_checkpoint(
+            found, started.model, started.optimizer, config=shaping(self.config), defaults=shaping(Config())
+        )
         self._next = state["step"]
         self._tries[self._next] += 1
         if self._tries[self._next] > _MOST:

@@ -26,14 +26,17 @@ def patiently(url: str, ask: Callable[[Any, str], T], retries: Retries) -> T:
     for attempt in range(retries.tries):
         if attempt:
             time.sleep(retries.first_pause * 2 ** (attempt - 1))
-        system, path = _opened(url)  # anew each time: fsspec keeps one of each for a process and sees a fork
         try:
-            return ask(system, path)
-        except (FileNotFoundError, PermissionError):
+            return ask(*_opened(url))  # anew each time: fsspec keeps one of each for a process and sees a fork
+        except (FileNotFoundError, PermissionError, _CannotOpenError):
             raise
         except Exception as error:  # each store's client has its own
             failed = error
     raise OSError(f"{retries.tries} tries, the last: {type(failed).__name__}: {failed}") from failed
+
+
+class _CannotOpenError(ValueError):
+    """No second try mends it."""
 
 
 def _opened(url: str) -> tuple[Any, str]:
@@ -44,7 +47,9 @@ def _opened(url: str) -> tuple[Any, str]:
     except ImportError as error:
         missing = getattr(error.__cause__, "name", None) or error.name  # the cause names what was not found
         told = f"pip install {missing}" if missing else "install what it names"
-        raise ValueError(f"{url} cannot be opened here ({error}); {told}") from error
+        raise _CannotOpenError(f"{url} cannot be opened here ({error}); {told}") from error
     except ValueError as error:
-        raise ValueError(f"{url} cannot be opened ({error}); give a URL that fsspec knows, such as s3://") from error
+        raise _CannotOpenError(
+            f"{url} cannot be opened ({error}); give a URL that fsspec knows, such as s3://"
+        ) from error
     return system, path

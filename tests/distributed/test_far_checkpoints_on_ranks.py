@@ -99,11 +99,18 @@ def refused_together(number: int, ranks: int) -> Any:
             raise ValueError("no such package")
         return number
 
-    try:
-        together(act)
-    except ValueError as error:
-        return str(error), together(lambda: number)
-    return None
+    def unforeseen() -> int:
+        if number == 1:
+            raise KeyError("credentials")
+        return number
+
+    told = []
+    for failing in (act, unforeseen):
+        try:
+            together(failing)
+        except (ValueError, KeyError, RuntimeError) as error:
+            told.append(str(error))
+    return (*told, together(lambda: number))
 
 
 def read_by_three(number: int, ranks: int) -> Any:
@@ -149,7 +156,10 @@ def test_what_fails_on_one_rank_is_told_by_all_and_shadows_nothing() -> None:
         assert ("on rank 1" in told) == (number == 0)
         assert last.endswith("step-00000003")
         assert later.endswith("step-00000004")
-    assert outcome()[refused_together] == [("on rank 1: no such package", [0, 1]), ("no such package", [0, 1])]
+    assert outcome()[refused_together] == [
+        ("on rank 1: no such package", "on rank 1: KeyError: 'credentials'", [0, 1]),
+        ("no such package", "'credentials'", [0, 1]),
+    ]
 
 
 def test_three_ranks_and_one_read_from_the_store_what_they_read_from_the_folder() -> None:

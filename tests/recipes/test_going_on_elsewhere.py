@@ -1,7 +1,9 @@
 """A run whose checkpoints lie in an object store goes on from there on another machine, whose folder is empty, to the bit."""
 
 import fcntl
+import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -20,6 +22,8 @@ import measure_scenes
 import pretrain
 import report
 import watch
+from folders import find_folder
+from kept import local_disk
 from presets import parse
 
 from torchflava.data.mixture import Planned
@@ -151,6 +155,46 @@ def test_a_place_that_does_not_serve_is_told_before_the_first_step(
         pretrain.main([*WORDS[:-2], *named, "--folder", str(tmp_path / "runs"), "--checkpoints", place])
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_runs_checkpoints_change_nothing_here(alone: Path, tmp_path: Path) -> None:
+    shutil.copytree(alone, tmp_path / "other")
+    shutil.copytree(alone, tmp_path / "runs" / "mine", ignore=shutil.ignore_patterns("step-*"))
+    for name in ("data.json", "vocab.txt", "log.jsonl"):
+        (tmp_path / "other" / name).write_text("another run's")
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"belongs to another run: lr was 0.0015, is 0.1"):
+        start(tmp_path / "runs", str(tmp_path / "other"), "--lr", "0.1")
+    assert files(tmp_path) == before
+
+
+def test_a_run_is_not_begun_anew_where_its_checkpoints_lie_in_another_place(alone: Path, tmp_path: Path) -> None:
+    """Given by mistake, or mistyped, or left out."""
+    shutil.copytree(alone, tmp_path / "mine")
+    wrong, place = tmp_path / "wrong", tmp_path / "place"
+    before = files(tmp_path)
+    told = r"wrong has no checkpoint, but the run in .*mine has its checkpoints in .*mine; go on without --checkpoints"
+    with pytest.raises(ValueError, match=told):
+        start(tmp_path, str(wrong))
+    assert files(tmp_path) == before
+    place.mkdir()
+    shutil.move(tmp_path / "mine" / "step-00000006", place)
+    shutil.rmtree(tmp_path / "mine" / "step-00000004")
+    config = tmp_path / "mine" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"checkpoints": str(place)}))
+    before = files(tmp_path)
+    for given, none in ((str(wrong), "wrong"), ("", "mine")):
+        with pytest.raises(
+            ValueError, match=rf"{none} has no checkpoint, but .* in .*place; go on with --checkpoints /.*place,"
+        ):
+            start(tmp_path, given)
+    assert files(tmp_path) == before
+    shutil.rmtree(place)  # nothing is left that could be lost
+    assert find_folder(parse([*WORDS, "--folder", str(tmp_path)])) == (tmp_path / "mine", None)
+
+
 @pytest.mark.parametrize(
     ("place", "told"),
     [
@@ -168,8 +212,6 @@ def test_a_place_that_cannot_be_is_told_at_once(place: str, told: str) -> None:
 def test_a_machine_whose_disk_is_too_small_to_send_from_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     usage = shutil.disk_usage("/")._replace(free=999)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"has 9.99e-07 GB left .* make room, or choose another place by TMPDIR"):
@@ -238,3 +280,17 @@ def test_ranks_killed_while_they_send_go_on_elsewhere_to_the_bit(tmp_path: Path)
     gets = [line for line in asked(tmp_path, "get") if line.endswith(".safetensors")]
     assert len(gets) % 2 == 0  # a machine's two ranks fetch two files once
     assert len(gets) >= 6
+
+
+@pytest.mark.parametrize(
+    ("place", "disk"),
+    [
+        ("file:///big/a%20run", "/big/a run"),
+        ("file://localhost/big", "/big"),
+        ("big/run", "big/run"),
+        ("", "mine"),
+        ("s3://bucket/run", tempfile.gettempdir()),
+    ],
+)
+def test_the_disk_that_needs_room_is_the_one_that_is_written_to(place: str, disk: str) -> None:
+    assert local_disk(parse([*WORDS, "--checkpoints", place]), Path("mine")) == Path(disk)

@@ -268,3 +268,20 @@ def test_a_name_does_not_write_among_other_files(whole: Path, tmp_path: Path) ->
         start(tmp_path)
     with pytest.raises(SystemExit, match="two ways to name a run's folder; give one"):
         start(tmp_path, "--resume", str(whole))
+
+
+def test_what_a_run_left_that_died_at_once_is_a_runs_folder(tmp_path: Path) -> None:
+    """Hidden files, and the folder of checkpoints that it had tried."""
+    (tmp_path / "mine" / "deep" / "saved").mkdir(parents=True)
+    (tmp_path / "mine" / ".nfs0001").touch()
+    words = [*WORDS, "--folder", str(tmp_path), "--name", "mine"]
+    assert parse([*words, "--checkpoints", str(tmp_path / "mine" / "deep" / "saved")]).name == "mine"
+    with pytest.raises(SystemExit, match=r"mine is there and is no run's folder"):
+        parse(words)
+    (tmp_path / "mine" / "deep" / "saved").rmdir()
+    (tmp_path / "mine" / "deep").rmdir()
+    assert parse(words).name == "mine"
+
+
+def test_every_nth_checkpoint_is_kept(tmp_path: Path) -> None:
+    assert checkpoints(start(tmp_path, "--keep", "1", "--keep-every", "4")) == [4, 6]

@@ -67,6 +67,7 @@ ELSEWHERE = {
     "log_every": "how often, not what",
     "save_every": "how often: test_pretrain",
     "keep": "how many: tests/training/test_checkpoint",
+    "keep_every": "which: test_named_runs",
     "measure_every": "how often: test_pretrain",
     "select": "which checkpoint is kept: test_watching",
     "on_spike": "test_watching",

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import torchflava
 from torchflava.training import Checkpoints, adamw, best_checkpoint, last_checkpoint, load_checkpoint, session
 from torchflava.training import checkpoint as checkpoint_module
+from torchflava.training.places import Local
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +84,7 @@ def test_the_files_are_plain_and_named_in_the_state(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.iterdir()) == [file.name, "state.json"]
     assert state["files"] == {file.name: file.stat().st_size}
     assert (state["step"], state["ranks"], state["torch"]) == (2, 1, torch.__version__)
+    assert state["torchflava"] == torchflava.__version__
     assert all(tensors[f"model/{name}"].equal(value) for name, value in model.state_dict().items())
     assert tensors["optimizer/0.weight/exp_avg"].equal(optimizer.state[model[0].weight]["exp_avg"])
     assert last_checkpoint(tmp_path) == path
@@ -117,6 +120,34 @@ def test_the_last_the_best_and_every_nth_are_kept(tmp_path: Path, keep: int, eve
     assert last_checkpoint(tmp_path) == tmp_path / "step-00000007"
 
 
+def test_a_kill_after_state_json_leaves_the_best_step_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint says of itself, and which is the best, are one file."""
+    model, optimizer = made(0)
+    steps(model, optimizer, 1)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, model, optimizer, state={}, best=True)
+    checkpoints.save(2, model, optimizer, state={})
+    checkpoints.wait()
+    plain = Local.write
+
+    def last(place: Local, name: str, data: bytes) -> None:
+        if (tmp_path / "step-00000003" / "state.json").exists():
+            raise OSError("the power is gone")
+        plain(place, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Local, "write", last)
+        checkpoints.save(3, model, optimizer, state={}, best=True)
+        checkpoints.wait()
+    assert best_checkpoint(tmp_path) == tmp_path / "step-00000003"
+    again = Checkpoints(tmp_path, keep=1)  # as the run does that goes on
+    for step in (4, 5):
+        again.save(step, model, optimizer, state={})
+    again.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000005"]
+    assert best_checkpoint(tmp_path) == tmp_path / "step-00000003"
+
+
 def test_other_settings_formats_and_models_are_refused_by_name(tmp_path: Path) -> None:
     path, model, optimizer = saved(tmp_path, config={"lr": 0.01, "betas": (0.9, 0.98)})
     load_checkpoint(path, model, optimizer, config={"lr": 0.01, "betas": (0.9, 0.98)})
@@ -136,6 +167,21 @@ def test_other_settings_formats_and_models_are_refused_by_name(tmp_path: Path) -
     (path / "state.json").write_text(json.dumps(state | {"format": 99}))
     with pytest.raises(ValueError, match=r"has format 99, this version reads 2; use the version that wrote it"):
         load_checkpoint(path, model, optimizer)
+
+
+def test_settings_that_came_later_have_their_defaults(tmp_path: Path) -> None:
+    path, model, optimizer = saved(tmp_path, config={"lr": 0.01, "shares": {"pair": 0.7}})
+    defaults = {"lr": 9.0, "betas": (0.9, 0.98), "shares": {"pair": 9.0, "text": 0.3}}
+    now: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.98), "shares": {"pair": 0.7, "text": 0.3}}
+    assert load_checkpoint(path, model, optimizer, config=now, defaults=defaults)["step"] == 3
+    for changed, told in (
+        ({"betas": (0.9, 0.99)}, r"betas was \[0.9, 0.98\], is \[0.9, 0.99\]"),
+        ({"shares": {"pair": 0.6, "text": 0.4}}, r"shares was .*'pair': 0.7, 'text': 0.3"),
+        ({"lr": 9.0}, "lr was 0.01, is 9.0"),
+        ({"new": 1}, "new was None, is 1"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            load_checkpoint(path, model, optimizer, config=now | changed, defaults=defaults)
 
 
 def test_a_save_that_fails_is_told_and_leaves_the_last_good_one(

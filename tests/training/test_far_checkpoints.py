@@ -23,6 +23,7 @@ from torchflava.training import (
     best_checkpoint,
     last_checkpoint,
     load_checkpoint,
+    local_folder,
     place_of,
     read_state,
     session,
@@ -296,6 +297,33 @@ def test_a_place_is_tried_and_left_clean(url: str, tmp_path: Path, monkeypatch: 
         place_of("bucket:///nowhere/bucket/run").check()
 
 
+@pytest.mark.parametrize(("times", "raised"), [(2, RuntimeError), (99, RuntimeError), (99, PermissionError)])
+def test_a_store_that_fails_while_it_is_opened_is_tried_again(
+    times: int, raised: type[Exception], tmp_path: Path, machine: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clients do that look for credentials, or ask the network, where they are made."""
+    url, failed = bucket.made(tmp_path), []
+    plain = Bucket._get_kwargs_from_urls
+
+    def opened(path: str) -> Any:
+        failed.append(path)
+        if len(failed) <= times:
+            raise raised("no credentials")
+        return plain(path)
+
+    monkeypatch.setattr(Bucket, "_get_kwargs_from_urls", staticmethod(opened))
+    if times == 2:
+        assert last_checkpoint(url) is None
+        assert machine == [1.0, 2.0]
+        return
+    tries, told = (
+        (1, "no credentials") if raised is PermissionError else (7, "7 tries, the last: RuntimeError: no cred")
+    )
+    with pytest.raises(OSError, match=rf"{url}: {told}"):
+        last_checkpoint(url)
+    assert len(failed) == tries
+
+
 def test_what_cannot_be_opened_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -317,6 +345,19 @@ def test_a_file_url_is_a_local_folder(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "run") == tmp_path / "run" / "step-00000003"
     assert last_checkpoint(str(tmp_path / "run")) == f"{tmp_path}/run/step-00000003"
     assert load_checkpoint(path, model, optimizer)["step"] == 3
+
+
+def test_a_file_url_is_read_as_its_standard_says(tmp_path: Path) -> None:
+    """RFC 8089: the host may be localhost, and characters may be written by their numbers."""
+    saved(tmp_path / "a run", 3)
+    for url in (f"file://localhost{tmp_path}/a run", f"file://{tmp_path}/a%20run"):
+        assert last_checkpoint(url) == f"{url}/step-00000003"
+        assert local_folder(url) == tmp_path / "a run"
+    assert (local_folder("s3://bucket/run"), local_folder("a%20run")) == (None, Path("a%20run"))
+    with pytest.raises(
+        ValueError, match="file://there/run is a folder of the machine 'there'; write file:///there/run"
+    ):
+        last_checkpoint("file://there/run")
 
 
 def test_what_killed_processes_left_on_the_disk_is_deleted(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ from torchflava.training.places import Place
 from torchflava.training.precision import Scaler
 from torchflava.training.profile import Profile
 from torchflava.training.run import Run, attention_kernels, session
-from torchflava.training.saved import best_checkpoint, last_checkpoint, place_of, read_state
+from torchflava.training.saved import (
+    best_checkpoint,
+    checked_state,
+    last_checkpoint,
+    local_folder,
+    place_of,
+    read_state,
+)
 from torchflava.training.signals import REQUEUE, StopSignals
 from torchflava.training.spikes import Spike, Spikes, drop_gradients
 from torchflava.training.together import local_rank, together
@@ -33,6 +40,7 @@ __all__ = [
     "adamw",
     "attention_kernels",
     "best_checkpoint",
+    "checked_state",
     "clip_gradients",
     "compile_units",
     "drop_gradients",
@@ -41,6 +49,7 @@ __all__ = [
     "initialise",
     "last_checkpoint",
     "load_checkpoint",
+    "local_folder",
     "local_rank",
     "mesh_of",
     "peak_flops",

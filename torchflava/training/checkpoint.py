@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from torchflava import __version__
 from torchflava.distributed import rank, world_size
 from torchflava.training.places import STATE
 from torchflava.training.saved import (
@@ -63,6 +64,7 @@ class Checkpoints(Generic[Where]):
         self._group: Any = dist.new_group(backend="gloo", timeout=WAIT)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._best: int | None = None  # step, on the first rank once it has saved; -1 if none is the best
 
     def save(
         self,
@@ -95,7 +97,8 @@ class Checkpoints(Generic[Where]):
         tensors = _tensors(model, optimizer)
         writer = HuggingFaceStorageWriter(str(written), save_distributed=True)
         writing = async_save(tensors, storage_writer=writer, process_group=self._group)
-        told = {"format": FORMAT, "step": step, "ranks": world_size(), "torch": torch.__version__, **state}
+        versions = {"torch": torch.__version__, "torchflava": __version__}
+        told = {"format": FORMAT, "step": step, "ranks": world_size(), **versions, **state}
         self._pending = self._thread.submit(self._finish, writing, written, name, told=told, best=best)
         return within(self.folder, name)
 
@@ -132,20 +135,21 @@ class Checkpoints(Generic[Where]):
 
     def _seal(self, name: str, told: dict[str, Any], *, best: bool) -> None:
         """Make published files a checkpoint."""
+        self.place.see(name, told["files"])
         for path, before in self._beside.items():
             if path.is_file() and (now := (path.stat().st_mtime_ns, path.stat().st_size)) != before:
                 self.place.write(path.name, path.read_bytes())
                 self._beside[path] = now
-        self.place.write(f"{name}/{STATE}", _as_json(told))
-        if best:
-            self.place.write("best.json", _as_json({"step": told["step"]}))
+        found = told["step"] if best else best_step(self.place) if self._best is None else self._best
+        self.place.write(f"{name}/{STATE}", _as_json(told | {"best_step": found}))
+        self._best = found
 
     def _forget(self) -> None:
         """Delete what need not be kept, and halves that a killed save left."""
-        there, best = whole(self.place), best_step(self.place)
+        there = whole(self.place)
         for name in self.place.steps():
             step = int(name.partition("-")[2])
-            wanted = step == best or (self.keep_every and step % self.keep_every == 0)
+            wanted = step == self._best or (self.keep_every and step % self.keep_every == 0)
             if name < there[-self.keep :][0] and not (wanted and name in there):
                 self.place.delete(name)
 
@@ -162,6 +166,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     *,
     config: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint into a model and an optimizer, on any number of ranks; what `state` was, and `step`.
 
@@ -172,12 +177,13 @@ def load_checkpoint(
         model: may be sharded.
         optimizer: of its parameters; left out for evaluation.
         config: must be the saved one's, where given.
+        defaults: of settings, for those that the saved config lacks because they came later.
 
     Raises:
         ValueError: if the checkpoint is damaged, of another format or model, or of another config.
         OSError: if it cannot be fetched.
     """
-    state = checked_state(path, config)
+    state = checked_state(path, config, defaults)
     named = dict(model.named_parameters())
     own = {f"model/{name}": value for name, value in model.state_dict().items()}
     place, name = parts_of(path)

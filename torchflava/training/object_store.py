@@ -87,6 +87,9 @@ class Remote:
             self._put(written / name, f"{folder}/{name}", size)
         return files
 
+    def see(self, folder: str, files: Mapping[str, int]) -> None:
+        """Done already: who sends a file looks at its size there."""
+
     def discard(self, written: Path) -> None:
         """Delete the local folder."""
         shutil.rmtree(written, ignore_errors=True)

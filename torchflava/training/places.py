@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ STATE = "state.json"
 """The file of a checkpoint that is written last and deleted first."""
 STEP = re.compile(r"step-\d{8,}")
 """Names of folders of checkpoints."""
+_LATE = 10.0  # seconds
 
 
 class Place(Protocol):
@@ -49,6 +51,9 @@ class Place(Protocol):
 
     def publish(self, folder: str, written: Path) -> dict[str, int]:
         """Bytes of the files of this rank by name, which are there for good now. For every rank."""
+
+    def see(self, folder: str, files: Mapping[str, int]) -> None:
+        """Look for what all ranks published. For the first rank. Raises OSError if it does not see all of it."""
 
     def discard(self, written: Path) -> None:
         """Be done with a local folder that was prepared."""
@@ -118,13 +123,26 @@ class Local:
         """Done already: files are written where they stay."""
 
     def publish(self, folder: str, written: Path) -> dict[str, int]:
-        """Bytes of all files by name, on the first rank, which has them brought onto the disk."""
+        """Have this rank's files brought onto the disk; torch numbers them by rank, from 1."""
         files = {}
-        for path in sorted(written.glob("*.safetensors")) if rank() == 0 else ():
+        for path in sorted(written.glob(f"shard-{rank() + 1:05d}-*.safetensors")):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             files[path.name] = path.stat().st_size
+        if not files:
+            raise OSError(f"{written} has no file of rank {rank()}")
         return files
+
+    def see(self, folder: str, files: Mapping[str, int]) -> None:
+        """Look for each file by its name, for some seconds: a network's disk may show another machine's late."""
+        end = time.monotonic() + _LATE
+        while missing := [name for name, size in files.items() if _size(self.folder / folder / name) != size]:
+            if time.monotonic() > end:
+                raise OSError(
+                    f"{', '.join(missing)} of another rank is not in {self.folder / folder}, or not whole; give a folder on a "
+                    "disk that all ranks share, or an object store's URL (--checkpoints)"
+                )
+            time.sleep(_LATE / 20)
 
     def discard(self, written: Path) -> None:
         """Files stay where they are; halves are deleted by a later save."""
@@ -133,3 +151,11 @@ class Local:
     def fetched(self, folder: str, files: Mapping[str, int]) -> Iterator[Path]:
         """The folder itself."""
         yield self.folder / folder
+
+
+def _size(path: Path) -> int:
+    """In bytes; -1 if it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1

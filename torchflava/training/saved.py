@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import unquote
 
 from torchflava.training.object_store import Remote
 from torchflava.training.places import STATE, Local, Place
@@ -45,9 +46,27 @@ def read_state(path: Path | str) -> dict[str, Any]:
 
 def place_of(where: Path | str) -> Place:
     """The place at a folder or a URL; a `file://` is a folder."""
+    folder = local_folder(where)
+    return Remote(str(where)) if folder is None else Local(folder)
+
+
+def local_folder(where: Path | str) -> Path | None:
+    """The folder that a path or a `file://` URL means; None for the URL of a store.
+
+    Raises:
+        ValueError: for a `file://` of another machine (RFC 8089 lets it name one).
+    """
     if isinstance(where, Path) or "://" not in where:
-        return Local(Path(where))
-    return Local(Path(where.removeprefix("file://"))) if where.startswith("file://") else Remote(where)
+        return Path(where)
+    scheme, _, rest = where.partition("://")
+    if scheme != "file":
+        return None
+    host, _, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise ValueError(
+            f"{where} is a folder of the machine {host!r}; write file:///{rest} if it is one of this machine's"
+        )
+    return Path("/" + unquote(path))
 
 
 def parts_of(path: Path | str) -> tuple[Place, str]:
@@ -69,15 +88,20 @@ def whole(place: Place) -> list[str]:
 
 
 def best_step(place: Place) -> int:
-    """The step that was saved as the best; -1 if none was."""
-    try:
-        return int(json.loads(place.read("best.json"))["step"])
-    except FileNotFoundError:
-        return -1
+    """The step that was saved as the best, as the newest checkpoint has it; -1 if none was."""
+    steps = whole(place)
+    return int(json.loads(place.read(f"{steps[-1]}/{STATE}")).get("best_step", -1)) if steps else -1
 
 
-def checked_state(path: Path | str, config: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_state(
+    path: Path | str, config: Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What `read_state` gives, of a checkpoint whose files are all there and as long as they were.
+
+    Args:
+        path: of the checkpoint's folder, or its URL.
+        config: must be the saved one's, where given.
+        defaults: of settings, for those that the saved config lacks because they came later.
 
     Raises:
         ValueError: if it is damaged, of another format, or of another config than `config`.
@@ -94,13 +118,7 @@ def checked_state(path: Path | str, config: Mapping[str, Any] | None) -> dict[st
             f"{path} has format {state['format']}, this version reads {FORMAT}; use the version that wrote it"
         )
     if config is not None:
-        both = state.get("config", {}), json.loads(json.dumps(config))
-        told = [f"{key} was {both[0].get(key)!r}, is {both[1].get(key)!r}" for key in both[0] | both[1]
-                if both[0].get(key) != both[1].get(key)]  # fmt: skip
-        if told:
-            raise ValueError(
-                f"{path} belongs to another run: {'; '.join(told)}; go on with the same settings or start a new folder"
-            )
+        _refuse_other_settings(path, _filled(state.get("config", {}), defaults or {}), json.loads(json.dumps(config)))
     return state
 
 
@@ -114,6 +132,26 @@ def short(error: BaseException) -> str:
     failures = list(getattr(error, "failures", {}).values())
     first = failures[0][0] if failures else error
     return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
+
+
+def _refuse_other_settings(path: Path | str, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    told = [
+        f"{key} was {saved.get(key)!r}, is {config.get(key)!r}"
+        for key in saved.keys() | config.keys()
+        if saved.get(key) != config.get(key)
+    ]
+    if told:
+        raise ValueError(
+            f"{path} belongs to another run: {'; '.join(told)}; go on with the same settings or start a new folder"
+        )
+
+
+def _filled(saved: Any, defaults: Any) -> Any:
+    """`saved`, with what it lacks of `defaults`, inside its parts too."""
+    if not isinstance(saved, dict) or not isinstance(defaults, Mapping):
+        return saved
+    lacking = {key: value for key, value in json.loads(json.dumps(defaults)).items() if key not in saved}
+    return {key: _filled(value, defaults.get(key)) for key, value in saved.items()} | lacking
 
 
 def _check_files(files: Mapping[str, int], there: Mapping[str, int]) -> None:

@@ -24,13 +24,14 @@ def together(act: Callable[[], T], group: Any = None) -> list[T]:
 
     Raises:
         OSError, ValueError: on every rank, if one of them raised it.
+        RuntimeError: on all others, if one of them raised anything else.
     """
     try:
         mine: Any = act()
-        error: OSError | ValueError | None = None
-    except (OSError, ValueError) as raised:
+        error: Exception | None = None
+    except Exception as raised:  # whatever it is, the others must not wait for this rank
         mine, error = None, raised
-    told = None if error is None else (isinstance(error, ValueError), f"{error}")
+    told = None if error is None else _told(error)
     found: list[Any] = [(mine, told)]
     if dist.is_available() and dist.is_initialized():
         found = [None] * world_size()
@@ -39,8 +40,16 @@ def together(act: Callable[[], T], group: Any = None) -> list[T]:
         raise error
     for number, (_, other) in enumerate(found):
         if other is not None:
-            raise (ValueError if other[0] else OSError)(f"on rank {number}: {other[1]}")
+            raise other[0](f"on rank {number}: {other[1]}")
     return [answer for answer, _ in found]
+
+
+def _told(error: Exception) -> tuple[type[Exception], str]:
+    """What the other ranks raise: only what every process can make."""
+    for kind in (OSError, ValueError):
+        if isinstance(error, kind):
+            return kind, f"{error}"
+    return RuntimeError, f"{type(error).__name__}: {error}"
 
 
 def local_rank() -> int:
