@@ -103,8 +103,8 @@ def main(words: list[str]) -> None:
         watch = Watch(config, started, run, mixture=mixture, meter=meter, checkpoints=checkpoints)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
         measured, selection = Measured(config, corpus, model, run), Selection(config, where, run)
-        if config.select and not done:
-            Selection(config, where, run).better(measure(measured)[0])  # a name that is not measured is told at once
+        if config.select and selection.value is None:
+            selection.read(measure(measured)[0])  # a name that is not measured is told at once
         for planned in watch.batches():
             stop.begins(planned.step + 1, planned.kind)
             means = gradients_of(
