@@ -139,8 +139,13 @@ def main(words: list[str]) -> None:
             if stopping:
                 leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {where}")
         checkpoints.wait()
+        done_but = f"stopped after the last step, saved in {where}; the same command makes what is left"
+        if stop.asked(config.steps):
+            leave(checkpoints, meter, stop, done_but)
         selection.settle(model)
         export(model, folder, run)
+        if stop.asked(config.steps):
+            leave(checkpoints, meter, stop, done_but)
         readings, shown = measure(measured)
         if not config.select:
             meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
