@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_has_a_model_too(run: Path, tmp_path: Path) -> No
         got = load_file(file)
         assert all(due[f"model/{name}"].equal(tensor) for name, tensor in got.items())
         assert len(got) == sum(name.startswith("model/") for name in due)
-    assert isinstance(from_pretrained(stopped).model, FlavaForPreTraining)
+    assert isinstance(from_pretrained(stopped), FlavaForPreTraining)
 
 
 def test_what_cannot_be_exported_is_told(run: Path, tmp_path: Path) -> None:
