@@ -5,20 +5,20 @@ Each row is a run of recipes/pretrain.py under its preset, all with the same mod
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import tyro
+from child import run
 from corpora import open_corpus, save_corpus
 from own import Own
 from plot import Curve, curves, draw, log_of
-from presets import Config, needs_codes, presets
+from presets import Config, as_json, needs_codes, parse, presets, shaping
 
 matplotlib.use("Agg")
 
@@ -72,14 +72,14 @@ class Job(NamedTuple):
 def main(words: Sequence[str]) -> None:
     """Make what runs are missing, then table and figure."""
     asked = tyro.cli(Ablation, args=list(words), prog="ablation.py")
-    complaint = _complaint(asked)
+    complaint = _complaint(asked) or made_otherwise(asked)
     if complaint:
         sys.exit(f"ablation.py: {complaint}")
     for job in () if asked.only_table else jobs(asked):
         if not (asked.folder / job.name / "result.json").exists():
             _learn_basis(asked)
             print(f"== {job.name}", flush=True)
-            code = subprocess.run(command(asked, job)).returncode
+            code = run(command(asked, job))
             if code:
                 sys.exit(code)  # as the run said; the same command goes on with it
     finished = {
@@ -109,7 +109,16 @@ def jobs(asked: Ablation) -> Iterator[Job]:
 
 
 def command(asked: Ablation, job: Job) -> list[str]:
-    """The command that makes a run, or goes on with it: the preset, and what must be smaller than the paper's."""
+    """The command that makes a run, or goes on with it."""
+    script, words = str(Path(__file__).with_name("pretrain.py")), words_of(asked, job)
+    if asked.procs == 1:
+        return [sys.executable, script, *words]
+    torchrun = ["-m", "torchflava.launch.torchrun", "--standalone", "--nproc-per-node", str(asked.procs)]
+    return [sys.executable, *torchrun, script, *words]
+
+
+def words_of(asked: Ablation, job: Job) -> list[str]:
+    """A run's settings: the preset, and what must be smaller than the paper's."""
     preset, basis = presets()[job.row](), asked.folder / "basis"
     settings = _settings(asked)
     words = ["--preset", job.row, "--corpus", asked.corpus, "--data", asked.data, "--pairs", "--images", "--texts"]
@@ -122,11 +131,26 @@ def command(asked: Ablation, job: Job) -> list[str]:
     words += ["--precision", asked.precision, "--measure-every", str(asked.measure_every), "--threads", "1"]
     words += ["--log-every", "10", "--save-every", str(max(1, asked.steps // 9)), "--seed", str(job.seed)]
     words += [*(job.first or ("--init-image=", "--init-text=")), "--folder", str(asked.folder), "--name", job.name]
-    script = str(Path(__file__).with_name("pretrain.py"))
-    if asked.procs == 1:
-        return [sys.executable, script, *words]
-    torchrun = ["-m", "torchflava.launch.torchrun", "--standalone", "--nproc-per-node", str(asked.procs)]
-    return [sys.executable, *torchrun, script, *words]
+    return words
+
+
+def made_otherwise(asked: Ablation) -> str:
+    """What lies in the folder of the runs asked for, but was made with other settings; empty if nothing."""
+    kept = asked.folder / "basis" / "settings.json"
+    made = [(kept.parent, _read(kept), _of_basis(asked))] if kept.exists() else []
+    for job in jobs(asked):
+        result = asked.folder / job.name / "result.json"
+        if result.exists():
+            made.append(
+                (result.parent, _read(result).get("config", {}), shaping(parse(words_of(asked, job), places=False)))
+            )
+    for folder, was, now in made:
+        now = json.loads(json.dumps(now))
+        told = [f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in sorted(was.keys() | now.keys())
+                if was.get(name) != now.get(name)]  # fmt: skip
+        if told:
+            return f"{folder} was made with other settings: {'; '.join(told)}; give those, or another --folder"
+    return ""
 
 
 def table(finished: Mapping[str, Sequence[Path]]) -> str:
@@ -163,9 +187,18 @@ def _settings(asked: Ablation) -> Config:
 def _learn_basis(asked: Ablation) -> None:
     """The vocabulary and the codebook of all runs, learnt once."""
     basis = asked.folder / "basis"
-    if not (basis / "codebook.safetensors").exists():
+    if not (basis / "settings.json").exists():
         basis.mkdir(parents=True, exist_ok=True)
         save_corpus(open_corpus(_settings(asked)), basis)
+        (basis / "settings.json").write_text(json.dumps(_of_basis(asked), indent=1))  # last: now it is whole
+
+
+def _of_basis(asked: Ablation) -> dict[str, Any]:
+    """What vocabulary and codebook depend on."""
+    names = ("corpus", "image_size", "patch_size", "code_size", "num_codes", "vocab_size", "seed")
+    settings = as_json(_settings(asked))
+    data = {"data": str(Path(asked.data).resolve())} if asked.corpus == "emoji" else {}
+    return {name: settings[name] for name in names} | data
 
 
 def _is_complete(folder: Path) -> bool:
@@ -173,8 +206,13 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _readings(folder: Path) -> dict[str, dict[str, float]]:
-    readings: dict[str, dict[str, float]] = json.loads((folder / "result.json").read_text())["readings"]
+    readings: dict[str, dict[str, float]] = _read(folder / "result.json")["readings"]
     return readings
+
+
+def _read(file: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(file.read_text())
+    return told
 
 
 def _told(values: Sequence[float]) -> str:
@@ -187,6 +225,10 @@ def _complaint(asked: Ablation) -> str:
     unknown = [row for row in asked.rows if row not in presets()]
     if unknown or not asked.rows:
         return f"--rows {' '.join(unknown)} are no presets; there are {', '.join(presets())}"
+    for row in asked.rows:
+        config = presets()[row]()
+        if config.init_image and config.image_encoder != presets()[STAGE_ONE[0]]().image_encoder:
+            return f"--rows {row} begins with a {config.image_encoder} image encoder, and stage one here makes none; leave it out"
     if not asked.seeds or len(set(asked.seeds)) < len(asked.seeds):
         return f"--seeds {' '.join(map(str, asked.seeds))} must be one or more different numbers"
     if asked.steps < 15 or asked.procs < 1:

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 
 from kept import local_disk, where_checkpoints_lie
@@ -21,11 +24,13 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
 
     Raises:
         OSError: if nothing can be written there.
-        ValueError: if there shall be a checkpoint and is none, or if the folder's run has its checkpoints in another place.
+        ValueError: if there shall be a checkpoint and is none; if the folder's run has its checkpoints in another place; or if
+            torchrun may start the run again and it has no name.
     """
-    folder = Path(config.resume or Path(config.folder) / (config.name or _own_name(config)))
+    name = config.name or _name_of_job(config)
+    folder = Path(config.resume or Path(config.folder) / (name or _new_name(config)))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _made(folder) if config.resume or name else _made_anew(folder)
         with tempfile.TemporaryFile(dir=folder, prefix="."):
             pass
     except OSError as error:
@@ -87,6 +92,37 @@ def _may_have_one(place: str) -> bool:
         return True
 
 
-def _own_name(config: Config) -> str:
-    """A new one for each start; but a job that may start again names its run, so that it goes on (torchflava/launch/slurm.py)."""
-    return f"{os.environ.get('TORCHFLAVA_RUN_NAME') or time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _made_anew(folder: Path) -> Path:
+    """`folder`, or the first of folder-2, folder-3 ... that is not there yet: runs may begin in the same second."""
+    for name in chain([folder.name], (f"{folder.name}-{number}" for number in count(2))):
+        with suppress(FileExistsError):
+            folder.with_name(name).mkdir(parents=True)
+            return folder.with_name(name)
+    raise AssertionError("there is always a next number")
+
+
+def _new_name(config: Config) -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"
+
+
+def _name_of_job(config: Config) -> str:
+    """Of a run without a name whose job may start again, so that it goes on; empty where each start is a new run.
+
+    Schedulers give TORCHFLAVA_RUN_NAME (torchflava/launch/slurm.py, pods.py); torchrun its --rdzv-id, to all its workers.
+    """
+    if name := os.environ.get("TORCHFLAVA_RUN_NAME"):
+        return f"{name}-{config.preset}"
+    if config.resume or config.checkpoints or not int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        return ""
+    run_id = re.sub(r"[^\w-]+", "-", os.environ.get("TORCHELASTIC_RUN_ID", "none"))
+    if run_id == "none":  # what torchrun says where it was given no id and made none
+        raise ValueError(
+            "torchrun may start this run again (--max-restarts), which would then begin anew; name the run by --name, or the "
+            "job by torchrun's --rdzv-id"
+        )
+    return f"{run_id}-{config.preset}"

@@ -148,7 +148,8 @@ class Config:
     folder: str = "runs"
     """Where the run's own folder is made."""
     name: str = ""
-    """Of the run's own folder; the same command then goes on from what is there. Without one, each start makes a new folder."""
+    """Of the run's own folder; the same command then goes on from what is there. Without one, each start makes a new folder,
+    but where a job that may start again has a name."""
     checkpoints: str = ""
     """Where checkpoints lie instead of the run's own folder, another folder or a URL such as s3://bucket/run; a start goes on
     from what is there, on any machine."""

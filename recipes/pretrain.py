@@ -103,8 +103,8 @@ def main(words: list[str]) -> None:
         watch = Watch(config, started, run, mixture=mixture, meter=meter, checkpoints=checkpoints)
         measure = {"scenes": measure_scenes, "emoji": measure_emoji, "own": measure_own}[config.corpus]
         measured, selection = Measured(config, corpus, model, run), Selection(config, where, run)
-        if config.select and not done:
-            Selection(config, where, run).better(measure(measured)[0])  # a name that is not measured is told at once
+        if config.select and selection.value is None:
+            selection.read(measure(measured)[0])  # a name that is not measured is told at once
         for planned in watch.batches():
             stop.begins(planned.step + 1, planned.kind)
             means = gradients_of(
@@ -139,8 +139,13 @@ def main(words: list[str]) -> None:
             if stopping:
                 leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {where}")
         checkpoints.wait()
+        done_but = f"stopped after the last step, saved in {where}; the same command makes what is left"
+        if stop.asked(config.steps):
+            leave(checkpoints, meter, stop, done_but)
         selection.settle(model)
         export(model, folder, run)
+        if stop.asked(config.steps):
+            leave(checkpoints, meter, stop, done_but)
         readings, shown = measure(measured)
         if not config.select:
             meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})

@@ -1,8 +1,12 @@
 """The comparison of table 4: which runs it makes, that it goes on, and what its table and curves are means of."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 import ablation
-from ablation import Ablation, command, jobs, mean_curves, table
-from presets import parse, presets
+from ablation import Ablation, command, jobs, made_otherwise, mean_curves, table, words_of
+from presets import parse, presets, shaping
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,6 +100,7 @@ def test_curves_are_means_where_all_runs_have_a_value(tmp_path: Path) -> None:
         (["--rows", "flava", "flavour"], "--rows flavour are no presets"),
         (["--seeds", "1", "1"], "--seeds 1 1 must be one or more different numbers"),
         (["--steps", "3"], "--steps 3 must be 15 or more"),
+        (["--rows", "flava_beit_init"], "--rows flava_beit_init begins with a beit image encoder"),
         (["--only-table"], "no run in runs/ablation is complete"),
     ],
 )
@@ -103,6 +108,64 @@ def test_what_cannot_be_is_said(words: list[str], said: str, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=said.replace("*", ".")):
         ablation.main(words)
+
+
+def test_what_was_made_with_other_settings_is_not_taken_for_what_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "save_corpus", lambda corpus, folder: None)
+    monkeypatch.setattr(ablation, "open_corpus", lambda config: None)
+    asked = Ablation(folder=tmp_path, corpus="scenes", rows=("flava_c",), seeds=(1,))
+    (job,) = jobs(asked)
+    ablation._learn_basis(asked)
+    result = tmp_path / job.name / "result.json"
+    result.parent.mkdir()
+    result.write_text(json.dumps({"readings": {}, "config": shaping(parse(words_of(asked, job), places=False))}))
+    assert made_otherwise(asked) == ""
+    assert made_otherwise(replace(asked, measure_every=1, procs=2, seeds=(1, 2))) == ""  # shapes no run that is there
+    told = f"{result.parent} was made with other settings: batch_size was 128, is 64; steps was 900, is 300; "
+    told += "warmup_steps was 12, is 4; give those, or another --folder"
+    assert re.sub(r"warmup_steps was \d+, is \d+", "warmup_steps was 12, is 4", made_otherwise(
+        replace(asked, batch_size=64, steps=300))) == told  # fmt: skip
+    with pytest.raises(SystemExit, match="steps was 900, is 300"):
+        ablation.main(
+            ["--corpus", "scenes", "--rows", "flava_c", "--seeds", "1", "--steps", "300", "--folder", str(tmp_path)]
+        )
+    assert f"{tmp_path / 'basis'} was made with other settings: corpus was 'scenes', is 'emoji'" in made_otherwise(
+        replace(asked, corpus="emoji")
+    )
+
+
+CHILD = """
+import signal, sys, time
+from pathlib import Path
+def stop(*_):
+    Path(sys.argv[1], "saved").touch()
+    sys.exit(int(sys.argv[2]))
+signal.signal(signal.SIGTERM, stop)
+Path(sys.argv[1], "ready").touch()
+time.sleep(60)
+"""
+PARENT = """
+import sys
+sys.path.insert(0, {recipes!r})
+from child import run
+sys.exit(run([sys.executable, "-c", {child!r}, *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize(("code", "due"), [(75, 75), (3, 3), (0, 75)])
+def test_a_signal_is_handed_on_to_the_run(code: int, due: int, tmp_path: Path) -> None:
+    parent = PARENT.format(recipes=str(ROOT / "recipes"), child=CHILD)
+    started = subprocess.Popen(
+        [sys.executable, "-c", parent, str(tmp_path), str(code)], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "ready").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    started.terminate()
+    assert started.wait(30) == due
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.slow

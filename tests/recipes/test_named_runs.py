@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 import measure_scenes
 import pretrain
 import report
+import start as recipe_start
 import watch
 from folders import find_folder
 from presets import parse
@@ -25,7 +27,7 @@ from safetensors.torch import load_file
 
 from torchflava.data.mixture import Planned
 from torchflava.evaluation import Reading
-from torchflava.training import TIMED
+from torchflava.training import TIMED, Checkpoints
 
 WORDS = ["--preset", "tiny", "--steps", "6", "--save-every", "2"]
 
@@ -132,6 +134,34 @@ def test_a_signal_finishes_the_step_saves_and_leaves_to_be_started_again(
     assert checkpoints(tmp_path / "mine") == left
     assert logged(tmp_path / "mine") == logged(whole)[:step]
     assert same_end(start(tmp_path), whole)
+
+
+@pytest.mark.parametrize("during", ["wait", "export"])
+def test_a_signal_after_the_last_step_leaves_before_what_is_measured(
+    during: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def then(*parts: Any) -> Any:
+            done = plain(*parts)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return done
+
+        return then
+
+    shutil.copytree(whole, tmp_path / "mine")  # which has nothing left to do but to be measured
+    (tmp_path / "mine" / "model.safetensors").unlink()
+    measured: list[object] = []
+    monkeypatch.setattr(report, "report", lambda *parts: measured.append(parts))
+    with monkeypatch.context() as patch:
+        owner, name = (Checkpoints, "wait") if during == "wait" else (recipe_start, "export")
+        patch.setattr(owner, name, signalled(getattr(owner, name)))
+        with pytest.raises(SystemExit) as caught:
+            start(tmp_path)
+    assert caught.value.code == 75
+    assert not measured
+    assert (tmp_path / "mine" / "model.safetensors").exists() == (during == "export")
+    assert same_end(start(tmp_path), whole)
+    assert len(measured) == 1
 
 
 @pytest.mark.slow
@@ -259,6 +289,58 @@ def test_a_job_that_may_start_again_names_its_runs(tmp_path: Path, monkeypatch: 
     assert find_folder(parse([*words, "--name", "mine"]))[0] == tmp_path / "mine"
     monkeypatch.setenv("TORCHFLAVA_RUN_NAME", "")
     assert find_folder(parse(words))[0] not in (folder, tmp_path / "mine")
+
+
+def test_runs_without_a_name_that_begin_in_one_second_have_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "20261126-061812")
+    config = parse(["--preset", "tiny", "--folder", str(tmp_path / "runs")])
+    names = [find_folder(config)[0].name for _ in range(3)]
+    assert names == ["20261126-061812-tiny", "20261126-061812-tiny-2", "20261126-061812-tiny-3"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
+
+
+def test_what_torchrun_may_start_again_is_named_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "my/job 7")
+    words = ["--preset", "tiny", "--folder", str(tmp_path)]
+    assert [find_folder(parse(words))[0] for _ in range(2)] == [tmp_path / "my-job-7-tiny"] * 2
+    assert find_folder(parse([*words, "--name", "mine"]))[0] == tmp_path / "mine"
+    monkeypatch.setenv("TORCHFLAVA_RUN_NAME", "slurm-7")
+    assert find_folder(parse(words))[0] == tmp_path / "slurm-7-tiny"
+    monkeypatch.delenv("TORCHFLAVA_RUN_NAME")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ValueError, match=r"name the run by --name, or the job by torchrun's --rdzv-id"):
+        find_folder(parse(words))
+    assert find_folder(parse([*words, "--checkpoints", str(tmp_path / "far")]))[1] is None  # goes on from there
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert find_folder(parse(words))[0] != find_folder(parse(words))[0]
+
+
+RESTARTED = """
+import os, sys
+sys.path.insert(0, {recipes!r})
+from folders import find_folder
+from presets import parse
+print("in", find_folder(parse(["--preset", "tiny", "--folder", {folder!r}]))[0], flush=True)
+sys.exit(int(os.environ["TORCHELASTIC_RESTART_COUNT"]) == 0)
+"""
+
+
+@pytest.mark.slow
+def test_a_restart_of_torchruns_is_in_the_same_folder(tmp_path: Path) -> None:
+    script, root = tmp_path / "script.py", Path(__file__).parents[2]
+    script.write_text(RESTARTED.format(recipes=str(root / "recipes"), folder=str(tmp_path / "runs")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    env = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [*torchrun, "--max-restarts", "1", str(script)], capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = [line for line in done.stdout.splitlines() if line.startswith("in ")]
+    assert first == second
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 def test_a_name_does_not_write_among_other_files(whole: Path, tmp_path: Path) -> None:

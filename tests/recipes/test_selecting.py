@@ -1,6 +1,7 @@
 """The best of what was measured on the way is kept, and is what the run ends with."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -105,3 +106,43 @@ def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, monkeypatch: pytest.M
     selection = Selection(config, folder, Alone())  # type: ignore[arg-type]
     assert selection.value == 0.4
     assert not selection.better([Reading("accuracy", 0.35, 0.1)])
+
+
+def test_a_best_by_another_reading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = run(tmp_path, monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.45], "--select", "accuracy")
+    exported = (folder / "model.safetensors").read_bytes()
+    told = "--select 'mlm loss', but .* was chosen by 'accuracy'; go on with --select 'accuracy', or start a new run"
+    with pytest.raises(ValueError, match=told):
+        run(tmp_path, monkeypatch, [], "--select", "mlm loss", "--name", folder.name)
+    assert (folder / "model.safetensors").read_bytes() == exported
+
+
+def test_a_name_for_a_run_without_a_step_left_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = run(tmp_path, monkeypatch, [0.2, 0.4, 0.3])
+    with pytest.raises(ValueError, match=r"--select 'accuracy' has nothing to choose from: .* has done its 6 steps"):
+        run(tmp_path, monkeypatch, [], "--select", "accuracy", "--name", folder.name)
+
+
+def test_a_run_that_goes_on_tells_at_once_a_name_that_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = run(tmp_path, monkeypatch, [0.2, 0.4, 0.3])
+    shutil.rmtree(folder / "step-00000006")
+    words = ["--name", folder.name, "--save-every", "2", "--keep", "9"]
+    run(tmp_path, monkeypatch, [0.2, 0.4, 0.3], *words)
+    shutil.rmtree(folder / "step-00000006")
+    with pytest.raises(ValueError, match="--select 'auroc' is not measured; there are: accuracy"):
+        run(tmp_path, monkeypatch, [0.9], "--select", "auroc", *words)
+    log = (folder / "log.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["step"] for line in log) == 4  # no step was taken
+    # A name that is measured may come late: of what is measured from then on, the best is kept.
+    later, reported = run(tmp_path, monkeypatch, [0.9, 0.3, 0.3], "--select", "accuracy", *words)
+    assert best_checkpoint(later) == folder / "step-00000006"
+    assert reported == [0.3]
+
+
+def test_where_no_reading_was_a_number_the_last_weights_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = float("nan")
+    folder, _ = run(tmp_path, monkeypatch, [nan, nan, nan, nan, nan], "--select", "accuracy")
+    assert best_checkpoint(folder) is None
+    assert exported_is(folder, "step-00000006")

@@ -2,17 +2,24 @@
 
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
+import gradients
 import pretrain
-from presets import Config, Shares, Weights
+import start
+from corpora import Corpus
+from gradients import gradients_of
+from presets import Config, Shares, Weights, tiny
 
-from torchflava.training import TIMED
+from torchflava.batch import RawTextBatch
+from torchflava.training import TIMED, Run
 
 CHANGED = {
     "model": "mini",
@@ -53,16 +60,16 @@ ELSEWHERE = {
     "vocab": "test_own",
     "codebook": "test_own",
     "data": "of the emoji: test_pretrain",
-    "gradients": "differs over ranks only: tests/distributed",
-    "loss_mean": "differs over ranks only: tests/distributed",
+    "gradients": "differs over ranks only: tests/distributed, and below",
+    "loss_mean": "differs over ranks only: tests/distributed, and below",
     "device": "there may be one only",
     "max_corrupt_fraction": "stops a run whose data is bad: tests/data/test_mixture",
     "debug": "compares ranks more often: tests/data/test_agreement",
     "micro_batch": "must change nothing: test_pretrain",
     "spread": "must change nothing: test_pretrain, tests/distributed",
-    "recompute": "must change nothing: test_pretrain",
-    "compiled": "must change nothing: test_pretrain",
-    "offload": "must change nothing: tests/distributed",
+    "recompute": "must change nothing: test_pretrain, and below",
+    "compiled": "must change nothing: test_pretrain, and below",
+    "offload": "must change nothing: tests/distributed, and below",
     "threads": "must change nothing: tests/data/test_mixture",
     "log_every": "how often, not what",
     "save_every": "how often: test_pretrain",
@@ -111,3 +118,52 @@ def test_a_changed_setting_changes_the_run(tmp_path: Path, monkeypatch: pytest.M
     assert {f.name for f in fields(Shares)} == {"pair", "image", "text"}
     same = [name for name, words in rows.items() if logged(words, tmp_path / name, monkeypatch) == base]
     assert not same
+
+
+@pytest.mark.parametrize("architecture", ["flava", "clip"])
+@pytest.mark.parametrize("way", ["global", "local", "none"])
+def test_gradients_reach_the_contrastive_loss(architecture: str, way: str) -> None:
+    config = replace(cast(Any, tiny()), architecture=architecture, gradients=way)
+    with torch.device("meta"):
+        model = start.build(config, 300, 32)
+    assert model.contrastive is not None
+    assert model.contrastive.gradients == way
+
+
+@pytest.mark.parametrize("rows", [0, 1])  # all at once, and in parts
+@pytest.mark.parametrize("over", ["global", "rank"])
+def test_loss_mean_reaches_the_losses(over: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def mean_losses(losses: object, over: str = "global", **more: object) -> dict[str, torch.Tensor]:
+        seen.append(over)
+        return {"mlm": torch.ones((), requires_grad=True)}
+
+    def accumulate(model: object, parts: list[object], means_of: Any, **more: object) -> dict[str, torch.Tensor]:
+        means = [means_of({}) for _ in parts]
+        return means[0]
+
+    monkeypatch.setattr(gradients, "mean_losses", mean_losses)
+    monkeypatch.setattr(gradients, "accumulate", accumulate)
+    monkeypatch.setattr(gradients, "prepare", lambda raw, *more, **named: raw)
+    monkeypatch.setattr(gradients, "labelled_rows", lambda batch: {"mlm": torch.ones(())})
+    raw = RawTextBatch(*(torch.zeros(2, 3, dtype=torch.int64) for _ in range(4)))
+    config = replace(cast(Any, tiny()), loss_mean=over, micro_batch=rows)
+    device = torch.device("cpu")
+    gradients_of(raw, cast(Any, lambda batch: {}), None, config=config, device=device, scale=lambda loss: loss)
+    assert seen == [over] * (2 if rows else 1)
+
+
+@pytest.mark.parametrize("name", ["recompute", "compiled", "offload"])
+def test_what_must_change_nothing_is_done_where_it_is_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: dict[str, Any] = {}
+    for function, of in (("recompute", "recompute"), ("compile_units", "compiled")):
+        monkeypatch.setattr(start, function, lambda units, of=of: done.update({of: len(list(units))}))
+    monkeypatch.setattr(start, "shard", lambda *parts, offload, **more: done.update({"offload": int(offload)}))
+    monkeypatch.setattr(start, "mesh_of", lambda *parts, **more: None)
+    monkeypatch.setattr(start, "give_weights", lambda *parts: None)
+    run, corpus = Run(0, 1, torch.device("cpu"), cast(Any, None)), Corpus(cast(Any, None), None, None)
+    start._sharded(tiny(), run, corpus)
+    assert done == {"offload": 0}
+    model = start._sharded(replace(cast(Any, tiny()), **{name: True}), run, corpus)
+    assert done == {"offload": 0} | {name: 1 if name == "offload" else len(list(model.units()))}

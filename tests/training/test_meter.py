@@ -197,10 +197,26 @@ def test_weights_and_biases_gets_the_records_if_asked(tmp_path: Path, monkeypatc
     added(meter, 2, 3.0)
     meter.close()
     assert wandb.logged == records(tmp_path)
-    assert (wandb.begun["project"], wandb.begun["id"], wandb.begun["resume"]) == ("flava", tmp_path.name, "allow")
+    assert (wandb.begun["project"], wandb.begun["name"], wandb.begun["resume"]) == ("flava", tmp_path.name, "allow")
     assert wandb.begun["config"] == {"lr": 0.1}
     assert wandb.metrics == [("*", "step")]
     assert wandb.finished == 1
+
+
+def test_runs_of_one_name_in_two_places_are_two_of_weights_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.chdir(tmp_path)
+    begun = []
+    for folder in (tmp_path / "a" / "first", tmp_path / "b" / "first", Path("a/first")):
+        folder.mkdir(parents=True, exist_ok=True)
+        Meter(folder, 2, 1, wandb="flava").close()
+        begun.append(wandb.begun["id"])
+        assert wandb.begun["name"] == "first"
+    assert begun[0] != begun[1]
+    assert begun[0] == begun[2]  # which goes on
 
 
 def test_without_the_package_its_name_and_the_remedy_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Where the records of a run go: a JSONL log and TensorBoard's events, always, and Weights & Biases, if it is asked for."""
 
+import hashlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ def _forget_after(log: Path, step: int, steps: int) -> None:
 
 
 def _open_wandb(project: str, folder: Path) -> Any:
-    """A run of Weights & Biases by the name of the folder, which goes on where there is one; with the run's settings."""
+    """A run of Weights & Biases by the name of the folder, which goes on where its path had one; with the run's settings."""
     try:
         wandb: Any = importlib.import_module("wandb")
     except ModuleNotFoundError as error:
@@ -75,7 +76,8 @@ def _open_wandb(project: str, folder: Path) -> Any:
         ) from error
     kept = folder / "config.json"
     config = json.loads(kept.read_text()) if kept.is_file() else {}
-    run = wandb.init(project=project, name=folder.name, id=folder.name, resume="allow", dir=str(folder), config=config)
+    own = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # runs of one name in two places are two
+    run = wandb.init(project=project, name=folder.name, id=own, resume="allow", dir=str(folder), config=config)
     # By its own count of calls, what a resumed run writes again would be thrown away.
     run.define_metric("*", step_metric="step")
     return run
