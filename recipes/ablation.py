@@ -168,7 +168,7 @@ def table(finished: Mapping[str, Sequence[Path]]) -> str:
 
 
 def mean_curves(folders: Sequence[Path]) -> dict[str, Curve]:
-    """Each value of the runs' logs, averaged over them at the steps that all have."""
+    """Each loss and reading of the runs' logs that moves, averaged over the runs at the steps that all have."""
     logs = [curves(log_of(folder)) for folder in folders]
     found = {}
     for name in logs[0]:
@@ -176,7 +176,8 @@ def mean_curves(folders: Sequence[Path]) -> dict[str, Curve]:
             at = [dict(zip(log[name].steps, log[name].values, strict=True)) for log in logs]
             steps = [step for step in logs[0][name].steps if all(step in one for one in at)]
             found[name] = Curve(steps, [mean(one[step] for one in at) for step in steps])
-    return found
+    moving = {name for name, curve in found.items() if len({*curve.values}) > 1 and not name.startswith("step/")}
+    return {name: curve for name, curve in found.items() if name in moving}
 
 
 def _settings(asked: Ablation) -> Config:

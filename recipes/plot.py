@@ -168,7 +168,7 @@ def _running_mean(values: Sequence[float], over: int) -> list[float]:
 
 
 def _finish(axes: Any, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(title, loc="left", fontsize=11 if len(title) < 38 else 8.5)
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -89,9 +89,15 @@ def test_the_table_has_means_and_deviations_over_the_seeds(tmp_path: Path) -> No
 
 
 def test_curves_are_means_where_all_runs_have_a_value(tmp_path: Path) -> None:
-    one = written(tmp_path / "a", {}, [{"step": 1, "pair/itm": 2.0}, {"step": 2, "pair/itm": 4.0, "image/mim": 1.0}])
-    two = written(tmp_path / "b", {}, [{"step": 2, "pair/itm": 1.0}, {"step": 3, "pair/itm": 9.0}])
-    assert mean_curves([one, two]) == {"pair/itm": ([2], [2.5])}
+    rest = {"measured/pixels": 0.3, "step/lr": 0.1}
+    logs = [{1: 2.0, 2: 4.0, 4: 4.0}, {2: 1.0, 3: 9.0, 4: 9.0}]
+    one, two = (
+        written(tmp_path / str(at), {}, [{"step": step, "pair/itm": value} | rest for step, value in log.items()])
+        for at, log in enumerate(logs)
+    )
+    with (one / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "image/mim": 1.0}\n')
+    assert mean_curves([one, two]) == {"pair/itm": ([2, 4], [2.5, 6.5])}
 
 
 @pytest.mark.parametrize(
