@@ -106,7 +106,7 @@ def test_a_dead_rank_fails_the_job_and_the_log_says_so(cluster: Cluster, torchx:
     os.kill(rank, signal.SIGKILL)
     cluster.until_state(number, "FAILED")
     assert restarts(cluster, number) == 0
-    assert "Signal 9 (SIGKILL)" in torchx("log", f"slurm://torchx/{number}/waits")
+    assert "was killed by SIGKILL" in torchx("log", f"slurm://torchx/{number}/waits")
     assert "State: FAILED" in torchx("status", f"slurm://torchx/{number}")
     cluster.until(lambda: not cluster.processes(number, "waits.py"))  # no rank outlives its job
 
