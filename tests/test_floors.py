@@ -108,7 +108,7 @@ def _of_floor(room: str, entry: Import, told: str) -> list[str]:
         and not all((room, name) in NAMES_ONLY for name in entry.names)
     ):
         return [f"{told}: it may not know of other ranks"]
-    if other is None or other == room:
+    if other in (None, room, "__version__"):
         return []
     if other == APART:
         return [f"{told}: launch stands apart"]

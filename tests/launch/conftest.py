@@ -15,17 +15,28 @@ from torchflava.launch.cli import AppList, RecipeRun
 Command = Callable[..., int]
 
 
-@pytest.fixture
-def torchx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """Its exit code."""
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """TorchX sets handlers of signals in this process; they are put back."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def torchx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Its exit code."""
     for name in ("TTY_COMPATIBLE", "COLUMNS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "TORCHX_CONTEXT_NAME"):
         monkeypatch.setenv(name, "")  # so that it is put back afterwards
         monkeypatch.delenv(name)
     (tmp_path / "config").touch()
     monkeypatch.setenv("TORCHXCONFIG", str(tmp_path / "config"))
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "none"))  # a cluster that this machine may belong to is not asked
+    (
+        tmp_path / "slurm.conf"
+    ).touch()  # a cluster that this machine may belong to is not asked; without a file Slurm asks DNS
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     (tmp_path / "mine.py").write_text("print('never run here')")
     monkeypatch.chdir(tmp_path)
 
@@ -39,9 +50,7 @@ def torchx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]
             return int(done.code or 0)
         return 0
 
-    yield command
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+    return command
 
 
 @pytest.fixture
