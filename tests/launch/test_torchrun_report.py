@@ -27,6 +27,7 @@ MISSED = RAISED.replace("ValueError: no such thing: 7", "RuntimeError: [gloo] Co
 
 RANKS = """
 import os, signal, sys, time
+from pathlib import Path
 from torchflava.launch.worker import run_main
 def main(words):
     rank = int(os.environ["RANK"])
@@ -41,7 +42,10 @@ def main(words):
         os.kill(os.getpid(), signal.SIGKILL)
     if rank == 1:
         raise ValueError("rank one's own reason")
-    time.sleep(0.3)
+    others = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[1] / "1" / "error.json"
+    end = time.monotonic() + 60  # rank 1 goes first, however busy the machine is
+    while not others.exists() and time.monotonic() < end:
+        time.sleep(0.01)
     raise RuntimeError("Connection closed by peer")
 run_main(main, sys.argv[1:])
 """
