@@ -20,12 +20,16 @@ from own import Own
 from plot import Curve, curves, draw, log_of
 from presets import Config, as_json, needs_codes, parse, presets, shaping
 
+from torchflava.training import differences
+
 matplotlib.use("Agg")
 
 STAGE_ONE = ("mim_only", "text_stage1")
 """Of the image and of the text encoder."""
 ROWS = ("flava_c", "flava_mm", "flava_no_init", "flava")
 """Columns 3 to 6 of table 4."""
+_DRAWN = ("--init-image=", "--init-text=")
+"""For a run whose first weights are drawn."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Job(NamedTuple):
     row: str
     seed: int
     first: tuple[str, ...]
-    """The words that name its first weights."""
+    """The words that say where its first weights come from."""
 
     @property
     def name(self) -> str:
@@ -76,17 +80,15 @@ def main(words: Sequence[str]) -> None:
     if complaint:
         sys.exit(f"ablation.py: {complaint}")
     for job in () if asked.only_table else jobs(asked):
-        if not (asked.folder / job.name / "result.json").exists():
+        if not _is_complete(asked.folder / job.name):
             _learn_basis(asked)
             print(f"== {job.name}", flush=True)
             code = run(command(asked, job))
             if code:
                 sys.exit(code)  # as the run said; the same command goes on with it
-    finished = {
-        row: [asked.folder / f"{row}-{seed}" for seed in asked.seeds if _is_complete(asked.folder / f"{row}-{seed}")]
-        for row in asked.rows
-    }
-    finished = {row: folders for row, folders in finished.items() if folders}
+    runs = {row: [asked.folder / f"{row}-{seed}" for seed in asked.seeds] for row in asked.rows}
+    complete = {row: [folder for folder in folders if _is_complete(folder)] for row, folders in runs.items()}
+    finished = {row: folders for row, folders in complete.items() if folders}
     if not finished:
         sys.exit(f"ablation.py: no run in {asked.folder} is complete")
     text = table(finished)
@@ -98,14 +100,14 @@ def main(words: Sequence[str]) -> None:
 
 def jobs(asked: Ablation) -> Iterator[Job]:
     """All runs, each after what it starts from; one seed of all rows before the next."""
-    first: tuple[str, ...] = ()
+    first = _DRAWN
     if any(presets()[row]().init_image for row in asked.rows):
-        image, text = (Job(row, asked.seeds[0], ()) for row in STAGE_ONE)
+        image, text = (Job(row, asked.seeds[0], _DRAWN) for row in STAGE_ONE)
         first = ("--init-image", str(asked.folder / image.name), "--init-text", str(asked.folder / text.name))
         yield from (image, text)
     for seed in asked.seeds:
         for row in asked.rows:
-            yield Job(row, seed, first if presets()[row]().init_image else ("--init-image=", "--init-text="))
+            yield Job(row, seed, first if presets()[row]().init_image else _DRAWN)
 
 
 def command(asked: Ablation, job: Job) -> list[str]:
@@ -130,7 +132,7 @@ def words_of(asked: Ablation, job: Job) -> list[str]:
     words += ["--steps", str(asked.steps), "--warmup-steps", str(warmup), "--batch-size", str(asked.batch_size)]
     words += ["--precision", asked.precision, "--measure-every", str(asked.measure_every), "--threads", "1"]
     words += ["--log-every", "10", "--save-every", str(max(1, asked.steps // 9)), "--seed", str(job.seed)]
-    words += [*(job.first or ("--init-image=", "--init-text=")), "--folder", str(asked.folder), "--name", job.name]
+    words += [*job.first, "--folder", str(asked.folder), "--name", job.name]
     return words
 
 
@@ -145,11 +147,9 @@ def made_otherwise(asked: Ablation) -> str:
                 (result.parent, _read(result).get("config", {}), shaping(parse(words_of(asked, job), places=False)))
             )
     for folder, was, now in made:
-        now = json.loads(json.dumps(now))
-        told = [f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in sorted(was.keys() | now.keys())
-                if was.get(name) != now.get(name)]  # fmt: skip
+        told = differences(was, now)
         if told:
-            return f"{folder} was made with other settings: {'; '.join(told)}; give those, or another --folder"
+            return f"{folder} was made with other settings: {told}; give those, or another --folder"
     return ""
 
 

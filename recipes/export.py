@@ -5,7 +5,6 @@ does it, on the CPU, and the weights must fit its memory.
 """
 
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from torchflava.codebooks import load_codebook
 from torchflava.files import save_tensors
 from torchflava.models import FlavaForPreTraining, metadata_of
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint, read_state, session
+from torchflava.training.places import STEP
 from torchflava.transforms.wordpiece import WordPiece
 
 _PARTS = {"own": Own, "shares": Shares, "weights": Weights}
@@ -119,7 +119,7 @@ def _folder_of(run: str) -> Any:
 def _parted(place: str) -> tuple[str, str]:
     """The run's folder or URL, and the name of the checkpoint if one is named."""
     run, _, name = place.rstrip("/").rpartition("/")
-    return (run or ".", name) if re.fullmatch(r"step-\d{8,}", name) else (place.rstrip("/"), "")
+    return (run or ".", name) if STEP.fullmatch(name) else (place.rstrip("/"), "")
 
 
 def _found(where: Path | str, *, best: bool) -> Path | str:

@@ -230,35 +230,11 @@ def shaping(config: Config) -> dict[str, Any]:
 
     Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
     """
-    where, watched = (
-        (
-            "folder",
-            "name",
-            "checkpoints",
-            "resume",
-            "threads",
-            "device",
-            "spread",
-            "recompute",
-            "compiled",
-            "offload",
-            "micro_batch",
-        ),
-        (
-            "log_every",
-            "save_every",
-            "measure_every",
-            "debug",
-            "keep",
-            "keep_every",
-            "peak_tflops",
-            "wandb",
-            "profile_at",
-            "select",
-        ),
-    )
-    passing = (*where, *watched, "on_spike", "spike", "max_corrupt_fraction", "data", "own", "vocab", "codebook")
-    passing = (*passing, "init_image", "init_text")
+    lying = ("folder", "name", "checkpoints", "resume", "data", "own", "vocab", "codebook", "init_image", "init_text")
+    computed = ("threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch")
+    watched = ("log_every", "save_every", "measure_every", "debug", "peak_tflops", "wandb", "profile_at", "select")
+    kept = ("keep", "keep_every", "on_spike", "spike", "max_corrupt_fraction")
+    passing = (*lying, *computed, *watched, *kept)
     return {name: value for name, value in as_json(config).items() if name not in passing}
 
 

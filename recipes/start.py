@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -59,8 +60,8 @@ class Started(NamedTuple):
     model: FlavaForPreTraining
     optimizer: torch.optim.Optimizer
     scaler: Scaler
-    last: Path | str | None
-    """The checkpoint that it goes on from, if it goes on."""
+    state: Mapping[str, Any]
+    """What the checkpoint says that it goes on from; empty if it begins."""
     done: int
     """Steps that it has behind it."""
 
@@ -71,9 +72,8 @@ def start(config: Config, run: Run) -> Started:
     check_place(config, folder)
     of_run = {"config": shaping(config), "defaults": shaping(Config())}
     if last:
-        together(
-            lambda: checked_state(last, **of_run) if run.leads else None
-        )  # before another run's files replace ours
+        # Before another run's files replace this one's.
+        together(lambda: checked_state(last, **of_run) if run.leads else None)
         fetch_kept(config, folder)
     config = replace(config, resume=str(folder) if last else "")
     corpus = open_corpus(config)
@@ -82,15 +82,15 @@ def start(config: Config, run: Run) -> Started:
         corpus.codebook.to(run.device)
     optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas, eps=config.eps)
     scaler = Scaler(config.precision, run.device)
-    done = 0
+    state: dict[str, Any] = {}
     if run.leads:
         check_space(config, folder, model)
     if last:
         state = load_checkpoint(last, model, optimizer, **of_run)
-        done = state["step"]
         scaler.load(state["scaler"])
     elif run.leads:
         _open_folder(folder, config, corpus)
+    done = state.get("step", 0)
     if run.leads:
         print(
             f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}",
@@ -98,7 +98,7 @@ def start(config: Config, run: Run) -> Started:
         )
         if config.corpus == "own":
             print(_where_codes_come_from(corpus), flush=True)
-    return Started(folder, corpus, model, optimizer, scaler, last, done)
+    return Started(folder, corpus, model, optimizer, scaler, state, done)
 
 
 def _where_codes_come_from(corpus: Corpus) -> str:

@@ -23,7 +23,6 @@ from torchflava.training import (
     drop_gradients,
     last_checkpoint,
     load_checkpoint,
-    read_state,
 )
 
 _MOST = 10  # times that a run goes back to one checkpoint
@@ -61,8 +60,8 @@ class Watch:
         """Seconds for the batch of the moment."""
         self._next = started.done
         self._tries: dict[int, int] = defaultdict(int)
-        if started.last:
-            self._load_state(read_state(started.last))
+        if started.state:
+            self._load_state(started.state)
 
     def batches(self) -> Iterator[Planned]:
         """Those of all steps to come, from an earlier one again after the run has gone back."""

@@ -178,10 +178,7 @@ def create_scheduler(session_name: str, **kwargs: object) -> Slurm:
 
 def _refuse_containers(app: AppDef) -> None:
     for role in app.roles:
-        if role.image not in (
-            "",
-            TORCHX_IMAGE,
-        ):  # the latter is what TorchX's own components ask for unless told otherwise
+        if role.image not in ("", TORCHX_IMAGE):  # the latter is what TorchX's own components ask for by themselves
             raise LaunchError(
                 f"slurm runs no images such as {role.image}: leave out --image, or choose another scheduler with -s"
             )

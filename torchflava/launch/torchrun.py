@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -114,7 +114,7 @@ def stopped(script: str, told: signal.Signals, errors: Path) -> tuple[str, int]:
     where = f"on {socket.gethostname()}"
     for file in sorted(errors.rglob("error.json")):
         message = json.loads(file.read_text()).get("message", "")
-        error = message.get("extraInfo", {}).get("py_callstack", "") if isinstance(message, dict) else str(message)
+        error = _traceback_of(message) if isinstance(message, dict) else str(message)
         return f"== {script} was asked to stop by {told.name} and failed {where} ==\n{_shortened(error)}", 1
     code = REQUEUE if told in (signal.SIGTERM, signal.SIGUSR1) else 128 + told
     return f"== {script} was asked to stop by {told.name} and has ended {where} ==", code
@@ -122,13 +122,16 @@ def stopped(script: str, told: signal.Signals, errors: Path) -> tuple[str, int]:
 
 def _failure(rank: int, told: Any) -> Failure:
     """torchrun's own record of a worker's end."""
-    error, at = "", float(told.timestamp)
-    if isinstance(told.message, dict):
-        error = str(told.message.get("extraInfo", {}).get("py_callstack") or told.message.get("message", ""))
+    error, at = _traceback_of(told.message) if isinstance(told.message, dict) else "", float(told.timestamp)
     file = Path(told.error_file)
     if file.is_file():
         at = file.stat().st_mtime  # finer than the whole seconds in it
     return Failure(rank, told.pid, told.exitcode, error, at)
+
+
+def _traceback_of(message: Mapping[str, Any]) -> str:
+    """What `record` wrote of an error; its words where there is no traceback."""
+    return str(message.get("extraInfo", {}).get("py_callstack") or message.get("message", ""))
 
 
 def _as_cause(failure: Failure) -> tuple[int, float]:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchflava.layers.embedding import check_ids, patch_grid, resize_positions
+from torchflava.layers.embedding import check_ids, patch_grid, resize_positions, resized_for_good
 from torchflava.layers.init import init_weights
 from torchflava.layers.norm import LayerNorm
-from torchflava.layers.transformer import Block, Mlp, Transformer
+from torchflava.layers.transformer import Transformer, transformer
 
 
 class CausalAttention(nn.Module):
@@ -90,11 +90,7 @@ class NormedPatchEmbedding(nn.Module):
 
     def resize(self, image_size: int) -> None:
         """Resize the learned positions, for good, to images of another size."""
-        if image_size < self.patch_size or image_size % self.patch_size:
-            raise ValueError(f"resize: image_size {image_size} is no multiple of patch_size {self.patch_size}")
-        side = image_size // self.patch_size
-        with torch.no_grad():
-            self.positions = nn.Parameter(resize_positions(self.positions, (side, side)).clone())
+        self.positions = resized_for_good(self.positions, image_size, self.patch_size)
         self.image_size = image_size
 
     def forward(self, pixels: Tensor, masked: Tensor | None = None) -> Tensor:
@@ -146,14 +142,4 @@ def causal_transformer(
     width: int, depth: int, num_heads: int, *, hidden: int | None = None, eps: float = 1e-5
 ) -> Transformer:
     """As `layers.transformer`, with attention to what came before alone."""
-    return Transformer(
-        [
-            Block(
-                CausalAttention(width, num_heads),
-                Mlp(width, hidden or 4 * width),
-                LayerNorm(width, eps),
-                mlp_norm=LayerNorm(width, eps),
-            )
-            for _ in range(depth)
-        ]
-    )
+    return transformer(width, depth, num_heads, hidden=hidden, eps=eps, attention=CausalAttention)

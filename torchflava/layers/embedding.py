@@ -26,6 +26,19 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
+def resized_for_good(positions: Tensor, image_size: int, patch_size: int) -> nn.Parameter:
+    """(1, 1 + N, D) -> learned positions for images of `image_size` pixels.
+
+    Raises:
+        ValueError: if that is no multiple of `patch_size`.
+    """
+    if image_size < patch_size or image_size % patch_size:
+        raise ValueError(f"resize: image_size {image_size} is no multiple of patch_size {patch_size}")
+    side = image_size // patch_size
+    with torch.no_grad():
+        return nn.Parameter(resize_positions(positions, (side, side)).clone())
+
+
 class PatchEmbedding(nn.Module):
     """Patches by a strided convolution, a mask token in place of hidden ones, a class token in front, positions added.
 
@@ -61,11 +74,7 @@ class PatchEmbedding(nn.Module):
 
     def resize(self, image_size: int) -> None:
         """Resize the learned positions, for good, to images of another size (224 to 480 for VQAv2, paper table C.2)."""
-        if image_size < self.patch_size or image_size % self.patch_size:
-            raise ValueError(f"resize: image_size {image_size} is no multiple of patch_size {self.patch_size}")
-        side = image_size // self.patch_size
-        with torch.no_grad():
-            self.positions = nn.Parameter(resize_positions(self.positions, (side, side)).clone())
+        self.positions = resized_for_good(self.positions, image_size, self.patch_size)
         self.image_size = image_size
 
     def forward(self, pixels: Tensor, masked: Tensor | None = None) -> Tensor:

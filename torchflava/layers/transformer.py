@@ -3,6 +3,8 @@
 Letters: B batch, L length, D width, H heads.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -91,13 +93,28 @@ class Transformer(nn.Module):
 
 
 def transformer(
-    width: int, depth: int, num_heads: int, *, hidden: int | None = None, eps: float = 1e-12
+    width: int,
+    depth: int,
+    num_heads: int,
+    *,
+    hidden: int | None = None,
+    eps: float = 1e-12,
+    attention: Callable[[int, int], nn.Module] = Attention,
 ) -> Transformer:
-    """Build a `Transformer` of `depth` blocks; `hidden`, the width inside the MLP, is 4 * width unless given."""
+    """Build a `Transformer` of `depth` blocks.
+
+    Args:
+        width: D.
+        depth: the number of blocks.
+        num_heads: H, a divisor of D.
+        hidden: the width inside the MLPs, 4 * width unless given.
+        eps: of the norms.
+        attention: (D, H) -> a block's attention.
+    """
     return Transformer(
         [
             Block(
-                Attention(width, num_heads),
+                attention(width, num_heads),
                 Mlp(width, hidden or 4 * width),
                 LayerNorm(width, eps),
                 mlp_norm=LayerNorm(width, eps),

@@ -14,6 +14,7 @@ from torchflava.training.run import Run, attention_kernels, session
 from torchflava.training.saved import (
     best_checkpoint,
     checked_state,
+    differences,
     last_checkpoint,
     local_folder,
     place_of,
@@ -43,6 +44,7 @@ __all__ = [
     "checked_state",
     "clip_gradients",
     "compile_units",
+    "differences",
     "drop_gradients",
     "full_weights",
     "give_weights",

@@ -118,8 +118,21 @@ def checked_state(
             f"{path} has format {state['format']}, this version reads {FORMAT}; use the version that wrote it"
         )
     if config is not None:
-        _refuse_other_settings(path, _filled(state.get("config", {}), defaults or {}), json.loads(json.dumps(config)))
+        told = differences(_filled(state.get("config", {}), defaults or {}), config)
+        if told:
+            raise ValueError(
+                f"{path} belongs to another run: {told}; go on with the same settings or start a new folder"
+            )
     return state
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In words, where settings that were read from JSON and those of now differ; empty where they do not."""
+    now = json.loads(json.dumps(now))
+    names = sorted(was.keys() | now.keys())
+    return "; ".join(
+        f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in names if was.get(name) != now.get(name)
+    )
 
 
 def damaged(path: Path | str, error: BaseException) -> ValueError:
@@ -132,18 +145,6 @@ def short(error: BaseException) -> str:
     failures = list(getattr(error, "failures", {}).values())
     first = failures[0][0] if failures else error
     return str(first).strip().splitlines()[-1] if str(first).strip() else type(first).__name__
-
-
-def _refuse_other_settings(path: Path | str, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    told = [
-        f"{key} was {saved.get(key)!r}, is {config.get(key)!r}"
-        for key in saved.keys() | config.keys()
-        if saved.get(key) != config.get(key)
-    ]
-    if told:
-        raise ValueError(
-            f"{path} belongs to another run: {'; '.join(told)}; go on with the same settings or start a new folder"
-        )
 
 
 def _filled(saved: Any, defaults: Any) -> Any:
