@@ -102,6 +102,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler asks for it
 def test_blocks_compile_whole() -> None:
     plain, compiled, batch = tiny.clip_pretraining(), tiny.clip_pretraining(), whole("pair")
     compile_units(compiled.units())

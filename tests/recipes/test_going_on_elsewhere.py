@@ -250,12 +250,14 @@ def test_ranks_killed_while_they_send_go_on_elsewhere_to_the_bit(tmp_path: Path)
     for number, sent in enumerate((0, 1, 2)):
 
         def amid(sent: int = sent) -> bool:
-            """Whether there is a checkpoint, and a save that is none yet has sent so many of its two files."""
+            """Whether there is a checkpoint, and a save that is none yet sends, and has sent so many of its two files.
+
+            That it sends now is asked of all: the half that the last machine left behind is one too.
+            """
             halves = [path for path in there.glob("step-*") if not (path / "state.json").exists()]
-            begun = bool(list(tmp_path.glob("sent-*"))) if not sent else False
-            return bool(list(there.glob("step-*/state.json"))) and (
-                begun or any(len(list(path.iterdir())) == sent > 0 for path in halves)
-            )
+            sends = bool(list(tmp_path.glob("sent-*")))
+            there_so_far = not sent or any(len(list(path.iterdir())) == sent for path in halves)
+            return bool(list(there.glob("step-*/state.json"))) and sends and there_so_far
 
         for left in tmp_path.glob("sent-*"):
             left.unlink()
