@@ -90,7 +90,7 @@ def trajectory(name: str) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         start = ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
         start += ["--local-addr", "127.0.0.1", __file__, "--one", name, "--out", folder]
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         command = [sys.executable, "-m", "torch.distributed.run", *start]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import bucket
+import pytest
 import tiny
 import torch
 import torch.distributed as dist
@@ -135,6 +136,7 @@ def outcome() -> Outcome:
     return on_ranks(RANKS, saved, one_rank_fails, refused_together, seconds=120)
 
 
+@pytest.mark.slow
 def test_two_ranks_save_and_go_on_to_the_bit_with_one_fetch_for_both() -> None:
     for folder, local, means, again, gets, left in outcome()[saved]:
         assert means == again

@@ -47,6 +47,7 @@ def outcome() -> Outcome:
     return on_ranks(2, give)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_given_weights_are_there_and_the_others_are_drawn(way: str) -> None:
     drawn = built()

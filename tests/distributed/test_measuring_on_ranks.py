@@ -63,6 +63,7 @@ def outcome() -> Outcome:
     return on_ranks(2, shared, measured, seconds=200)
 
 
+@pytest.mark.slow
 def test_items_are_shared_and_all_come_back_in_order(outcome: Outcome) -> None:
     want = [[10.0 * i for i in range(n)] for n in range(1, 8)]
     for asked, found in outcome[shared]:
@@ -78,6 +79,7 @@ def test_nothing_to_embed_and_rows_that_are_missing_are_told() -> None:
         embed_over_ranks([1, 2], lambda items: torch.ones(1, 1))
 
 
+@pytest.mark.slow
 def test_readings_are_those_of_one_rank_and_stay_the_same(outcome: Outcome) -> None:
     with session(0, "cpu"):
         one, losses, again, calls = measured(0, 1)

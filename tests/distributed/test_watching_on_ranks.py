@@ -129,6 +129,7 @@ def outcome() -> Outcome:
     return on_ranks(2, from_a_source, through_the_recipe, seconds=120)
 
 
+@pytest.mark.slow
 def test_all_ranks_see_the_step_leave_it_out_and_know_the_sample(outcome: Outcome) -> None:
     first, second = outcome[from_a_source]
     assert first == second
@@ -138,6 +139,7 @@ def test_all_ranks_see_the_step_leave_it_out_and_know_the_sample(outcome: Outcom
     assert all(POISON in samples and len(samples) == 4 for samples in first["samples"])
 
 
+@pytest.mark.slow
 def test_one_rank_sees_as_two_do() -> None:
     alone = from_a_source_alone()
     assert [name for _, name, _ in alone["found"]] == ["loss", "grad_norm"]
@@ -149,6 +151,7 @@ def from_a_source_alone() -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_all_ranks_go_back_together(outcome: Outcome) -> None:
     (log, spikes, said), (_, _, other) = outcome[through_the_recipe]
     assert [one["step"] for one in log if "step/lr" in one] == [*range(1, 11)]

@@ -38,12 +38,15 @@ def main(words):
     if words == ["wait"]:
         print("up", os.getpid(), flush=True)
         time.sleep(120)
+    if rank == 1 and words == ["crash"]:
+        os.abort()
     if rank == 1 and words == ["kill"]:
         os.kill(os.getpid(), signal.SIGKILL)
     if rank == 1:
         raise ValueError("rank one's own reason")
     others = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[1] / "1" / "error.json"
-    end = time.monotonic() + 60  # rank 1 goes first, however busy the machine is
+    wait = 1 if words == ["crash"] else 60  # rank 1 goes first, however busy the machine is; a crash leaves no file
+    end = time.monotonic() + wait
     while not others.exists() and time.monotonic() < end:
         time.sleep(0.01)
     raise RuntimeError("Connection closed by peer")
@@ -74,6 +77,13 @@ def test_who_was_killed_is_the_cause_though_it_is_noticed_last() -> None:
     text, _ = report("train.py", [Failure(0, 10, 1, MISSED, 5.0), Failure(3, 13, -signal.SIGKILL, "", 6.0)])
     assert "rank 3 (process 13) was killed by SIGKILL: by hand, or by the system where memory ran out" in text
     assert "Traceback" not in text
+
+
+def test_who_crashed_is_the_cause_of_what_others_missed() -> None:
+    crashed, missed = Failure(3, 13, -signal.SIGABRT, "", 6.0), Failure(0, 10, 1, MISSED, 5.0)
+    assert "rank 3 (process 13) was killed by SIGABRT" in report("train.py", [missed, crashed])[0]
+    raised = Failure(1, 11, 1, RAISED, 5.5)
+    assert "rank 1 (process 11) raised ValueError" in report("train.py", [missed, crashed, raised])[0]
 
 
 def test_a_node_that_only_missed_another_says_where_to_look() -> None:
@@ -156,6 +166,13 @@ def script(tmp_path: Path) -> Path:
             "errors/__init__",
         ),
         ("kill", 1, [r"rank 1 \(process \d+\) was killed by SIGKILL"], "ChildFailedError"),
+        pytest.param(
+            "crash",
+            1,
+            [r"rank 1 \(process \d+\) was killed by SIGABRT", r"^Fatal Python error: Aborted$", r", line \d+ in main$"],
+            "ChildFailedError",
+            marks=pytest.mark.slow,
+        ),
         ("leave", 75, [r"ranks.py was asked to stop, has saved and ended"], "Traceback"),
         ("say", 1, [r"^the vocabulary is not there$", r"left with code 1, as it said above"], "Traceback"),
     ],
@@ -169,6 +186,7 @@ def test_real_ranks_end_in_one_report(word: str, code: int, due: list[str], neve
     assert done.stderr.count("Traceback") <= 1
 
 
+@pytest.mark.slow
 def test_where_workers_are_started_again_each_traceback_is_told(script: Path) -> None:
     done = subprocess.run(torchrun(script, "fail", restarts=1), capture_output=True, text=True, timeout=250)
     assert done.returncode == 1

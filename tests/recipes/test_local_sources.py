@@ -91,6 +91,7 @@ def test_coco_says_what_is_missing(tmp_path: Path) -> None:
         coco.main(coco.Config(tmp_path, (karpathy(tmp_path),), build=ONE))
 
 
+@pytest.mark.slow
 def test_the_limit_counts_images_and_workers_change_nothing(tmp_path: Path) -> None:
     """As a user calls it; with slices of two images each, so that two processes have something to do."""
     paths = coco_folder(tmp_path)

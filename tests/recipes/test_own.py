@@ -222,6 +222,7 @@ def test_a_run_with_codes_trains_and_refuses_to_go_on_without(coded: Path, done:
         pretrain.main([*words(coded), "--codes", "online", "--resume", str(run)])
 
 
+@pytest.mark.slow
 def test_codes_that_were_made_since_a_run_began_do_not_stop_it(
     done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

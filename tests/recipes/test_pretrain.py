@@ -93,6 +93,7 @@ def test_a_run_leaves_all_that_it_promises(tiny_run: tuple[Path, str]) -> None:
     assert {"contrastive", "mmm_image", "mmm_text", "itm"} <= seen & logged
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others(
     tiny_run: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -110,12 +111,13 @@ def test_measuring_on_the_way_changes_nothing_but_the_log(tiny_run: tuple[Path, 
     assert on_the_way[0] != on_the_way[1] | {"step": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
         ["--micro-batch", "2", "--spread", "copies", "--recompute"],
-        pytest.param(["--micro-batch", "3"], marks=pytest.mark.slow),
-        pytest.param(["--recompute"], marks=pytest.mark.slow),
+        ["--micro-batch", "3"],
+        ["--recompute"],
     ],
 )
 def test_what_saves_memory_changes_no_loss(words: list[str], tiny_run: tuple[Path, str], tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, monkeypatch: pytest.M
     assert not selection.better([Reading("accuracy", 0.35, 0.1)])
 
 
+@pytest.mark.slow
 def test_a_best_by_another_reading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = run(tmp_path, monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.45], "--select", "accuracy")
     exported = (folder / "model.safetensors").read_bytes()
@@ -123,6 +124,7 @@ def test_a_name_for_a_run_without_a_step_left_is_refused(tmp_path: Path, monkeyp
         run(tmp_path, monkeypatch, [], "--select", "accuracy", "--name", folder.name)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_tells_at_once_a_name_that_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,6 +283,7 @@ def test_books_of_two_kinds_are_refused(tmp_path: Path) -> None:
         bookcorpus.main(bookcorpus.Config(folder / "epubtxt", out=tmp_path / "x", workers=1, limit=-1))
 
 
+@pytest.mark.slow
 def test_two_workers_write_what_one_writes(tmp_path: Path, vocab: Path) -> None:
     stretches = in_parts(stretches_of([news(tmp_path / "news") / "cc_news-00.jsonl"], 3, None), 3)
     for workers in (1, 2):

@@ -127,6 +127,7 @@ def without(step: int) -> Callable[..., bool]:
     return taken
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_is_to_the_bit_one_without_that_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +147,7 @@ def test_without_a_checkpoint_a_run_cannot_go_back(planted: None, tmp_path: Path
         run(tmp_path, "--on-spike", "rollback", "--save-every", "9")
 
 
+@pytest.mark.slow
 def test_a_spike_by_its_height_is_found_and_the_mean_goes_on_with_the_run(tmp_path: Path) -> None:
     """A threshold that nothing passes changes nothing; its running means are in the checkpoint."""
     plain = run(tmp_path / "plain")
@@ -156,6 +158,7 @@ def test_a_spike_by_its_height_is_found_and_the_mean_goes_on_with_the_run(tmp_pa
     assert all(len(mean) == len(variance) >= 2 for _, mean, variance in kept.values())
 
 
+@pytest.mark.slow
 def test_a_trace_and_the_utilisation_are_written_if_asked(tmp_path: Path) -> None:
     run(tmp_path, "--profile-at", "3", "--peak-tflops", "0.01")
     trace = json.loads(of_run(tmp_path, "trace-3.json").read_text())
@@ -166,6 +169,7 @@ def test_a_trace_and_the_utilisation_are_written_if_asked(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*/spikes.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_running_means_of_the_whole(tmp_path: Path) -> None:
     def means() -> dict[str, Any]:
         state = json.loads(of_run(tmp_path, "step-00000010/state.json").read_text())

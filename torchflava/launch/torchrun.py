@@ -31,7 +31,7 @@ _AFTER_OTHERS = (
 _REASONS = {
     signal.SIGKILL: "by hand, or by the system where memory ran out: `dmesg` tells; ask for more, or compute smaller parts",
     signal.SIGBUS: "a disk or the shared memory (/dev/shm) was full, or a mapped file was cut",
-    signal.SIGSEGV: "a fault in compiled code; PYTHONFAULTHANDLER=1 shows the line",
+    signal.SIGSEGV: "a fault in compiled code, in the line told above",
     signal.SIGABRT: "compiled code gave up, and has said why above",
     signal.SIGTERM: "it was told to end",
 }
@@ -137,10 +137,12 @@ def _traceback_of(message: Mapping[str, Any]) -> str:
 def _as_cause(failure: Failure) -> tuple[int, float]:
     """Sorts causes before consequences. Who is killed leaves no record, and is noticed after those who missed it."""
     if failure.exitcode == -signal.SIGTERM and not failure.error:
-        return 3, failure.at  # by torchrun, once another had failed
+        return 4, failure.at  # by torchrun, once another had failed
     if failure.exitcode < 0 and failure.exitcode not in (-signal.SIGTERM, -signal.SIGABRT):
         return 0, failure.at
-    return 2 if _is_consequence(failure) else 1, failure.at
+    if failure.exitcode == -signal.SIGABRT:
+        return 2, failure.at  # NCCL's watchdog, that missed another; or a fault in compiled code, that others missed
+    return 3 if _is_consequence(failure) else 1, failure.at
 
 
 def _is_consequence(failure: Failure) -> bool:

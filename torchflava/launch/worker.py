@@ -1,5 +1,6 @@
 """What a script's process does first and last: `run_main(main, sys.argv[1:])`. Imports torch only where torchrun started it."""
 
+import faulthandler
 import os
 import socket
 import sys
@@ -13,11 +14,14 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
     torchrun shows the first of all (`torchflava.launch.torchrun`), so that here only a line is told; where torchrun starts the
     workers again it shows nothing, and the whole traceback is told here. What `main` ends the program with,
     `sys.exit("a message")`, is told by the first process of each machine alone: another machine may lack another file.
+    A crash in compiled code, which is no exception, tells what every thread was doing.
 
     Args:
         main: takes the words of the command line.
         words: of the command line.
     """
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
     # Before torch is there: OpenMP's threads spin fifteen times as long while they wait, for nothing where others use the cores.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
