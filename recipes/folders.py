@@ -1,14 +1,18 @@
 """A run's own folder: a new one, the one of its name, or the one to go on in; and whether it can hold what will be written."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import time
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
+from typing import IO
 
 from kept import local_disk, where_checkpoints_lie
 from presets import Config
@@ -17,6 +21,10 @@ from torch import nn
 from torchflava.training import last_checkpoint, local_folder
 
 _BYTES = 12  # of a weight in a checkpoint: itself and AdamW's two moments, in float32
+_PATIENCE = 60.0  # seconds in which a start that was stopped may still end
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a disk that knows none
+
+_held: dict[Path, IO[str]] = {}  # folders that this process trains in, until it ends
 
 
 def find_folder(config: Config) -> tuple[Path, Path | str | None]:
@@ -24,8 +32,8 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
 
     Raises:
         OSError: if nothing can be written there.
-        ValueError: if there shall be a checkpoint and is none; if the folder's run has its checkpoints in another place; or if
-            torchrun may start the run again and it has no name.
+        ValueError: if there shall be a checkpoint and is none; if the folder's run has its checkpoints in another place; if
+            torchrun may start the run again and it has no name; or if another process trains there.
     """
     name = config.name or _name_of_job(config)
     folder = Path(config.resume or Path(config.folder) / (name or _new_name(config)))
@@ -35,6 +43,7 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
             pass
     except OSError as error:
         raise OSError(f"{folder} cannot be written to ({error}); choose another place by --folder") from error
+    _hold(folder)
     where = where_checkpoints_lie(config, folder)
     last = last_checkpoint(where)
     if config.resume and last is None:
@@ -90,6 +99,51 @@ def _may_have_one(place: str) -> bool:
         return last_checkpoint(place) is not None
     except (OSError, ValueError):  # out of reach: nobody knows
         return True
+
+
+def _hold(folder: Path) -> None:
+    """Keep other processes out of `folder`: two runs of one name would write over each other's checkpoints.
+
+    The system lets go when this process ends, however it ends; a disk that has no locks has none here.
+    """
+    if folder.absolute() in _held:
+        return
+    file = (folder / ".lock").open("a+")
+    try:
+        _wait_for(file, folder)
+    except BaseException:
+        file.close()
+        raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _held[folder.absolute()] = file
+
+
+def _wait_for(lock: IO[str], folder: Path) -> None:
+    end, told = time.monotonic() + _PATIENCE, False
+    while not _locked(lock):
+        lock.seek(0)
+        who = lock.read().strip() or "another process"
+        if time.monotonic() > end:
+            raise ValueError(
+                f"{who} is training in {folder}; wait for it or end it, or start another run by another --name"
+            )
+        if not told:
+            print(f"waiting for {who}, which is still in {folder}", flush=True)
+        told = True
+        time.sleep(0.2)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def _made(folder: Path) -> Path:

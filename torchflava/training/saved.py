@@ -111,6 +111,9 @@ def checked_state(
         state: dict[str, Any] = json.loads(place.read(f"{name}/{STATE}"))
         if state["format"] == FORMAT:
             _check_files(state["files"], place.sizes(name))
+            for number in ("step", "ranks"):
+                if not isinstance(state[number], int):
+                    raise TypeError(f"{number} is {state[number]!r}")
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
         raise damaged(path, error) from error
     if state["format"] != FORMAT:
