@@ -156,7 +156,11 @@ class Cluster:
 
     def story(self) -> str:
         """The end of the controller's log."""
-        return (self.folder / "slurmctld.log").read_text()[-3000:]
+        return self.said("slurmctld")[-3000:]
+
+    def said(self, daemon: str) -> str:
+        """A daemon's log."""
+        return (self.folder / f"{daemon}.log").read_text()
 
     def processes(self, number: str = "", *words: str, on: str = "") -> list[int]:
         """Processes that were started in this cluster: all, or those of a job's n-th node whose command line has the words."""
@@ -223,6 +227,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         at_the_end.callback(made.stop)
         made.start()
         yield made
+
+
+@pytest.fixture(autouse=True)
+def emptied(cluster: Cluster) -> Iterator[None]:
+    """No job of a test that failed keeps the next one's from starting."""
+    yield
+    cluster.ask("scancel", "--user", getpass.getuser())
+    cluster.ask("scancel", "--signal=KILL", "--full", "--user", getpass.getuser())
 
 
 @pytest.fixture(scope="module")

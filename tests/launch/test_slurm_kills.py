@@ -5,10 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, Torchx, cluster, torchx
+from slurm_cluster import Cluster, Torchx, cluster, emptied, torchx
 from slurm_run import RANK, Record, Run, alone, trace, whole
 
-__all__ = ["alone", "cluster", "torchx"]
+__all__ = ["alone", "cluster", "emptied", "torchx"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 

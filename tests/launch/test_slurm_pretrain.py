@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, Torchx, cluster, torchx
+from slurm_cluster import Cluster, Torchx, cluster, emptied, torchx
 from slurm_run import Record, Run, alone, trace
 
-__all__ = ["alone", "cluster", "torchx"]
+__all__ = ["alone", "cluster", "emptied", "torchx"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
