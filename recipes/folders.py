@@ -54,20 +54,22 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
 
 
 def check_space(config: Config, folder: Path, model: nn.Module) -> None:
-    """Refuse to train what could not be saved.
+    """Refuse to train what could not be saved: `--keep` checkpoints, and the next beside them until it is whole.
 
     Raises:
-        OSError: if a checkpoint is larger than what the disk has left.
+        OSError: if the disk has no room for those that are not there yet.
     """
-    disk = local_disk(config, folder)
-    needed = _BYTES * sum(parameter.numel() for parameter in model.parameters())
+    disk, where = local_disk(config, folder), where_checkpoints_lie(config, folder)
+    far = local_folder(where) is None
+    count = 1 if far else max(1, config.keep + 1 - len(list(disk.glob("step-*"))))
+    one = _BYTES * sum(parameter.numel() for parameter in model.parameters())
     free = shutil.disk_usage(disk).free
-    if free < needed:
-        far = local_folder(where_checkpoints_lie(config, folder)) is None
+    if free < count * one:
         flag = "TMPDIR" if far else "--checkpoints" if config.checkpoints else "--folder"
+        takes = f"a checkpoint takes {one / 1e9:.3g} GB" + (f", and {count} of them are to come" if count > 1 else "")
+        fewer = ", keep fewer by --keep" if count > 2 else ""  # one, and the next beside it
         raise OSError(
-            f"{disk} has {free / 1e9:.3g} GB left and a checkpoint takes {needed / 1e9:.3g} GB; make room, or choose another "
-            f"place by {flag}"
+            f"{disk} has {free / 1e9:.3g} GB left and {takes}; make room{fewer}, or choose another place by {flag}"
         )
 
 

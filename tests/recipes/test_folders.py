@@ -1,7 +1,8 @@
-"""Two processes never train in one folder, where they would write over each other's checkpoints."""
+"""A run's folder: only one process trains in it, as two would write over each other's checkpoints; and its disk has room."""
 
 import errno
 import fcntl
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
@@ -71,3 +73,15 @@ def test_a_disk_without_locks_is_trained_on(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(fcntl, "flock", lacking(errno.EIO))
     with pytest.raises(OSError, match="flock"):
         folders.find_folder(parse(words(tmp_path, "other")))
+
+
+def test_room_is_asked_for_all_checkpoints_that_will_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(1000, 999)  # a million weights, 12 MB a checkpoint
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 30 * 10**6))
+    config = parse([*words(tmp_path), "--keep", "2"])
+    told = r"has 0.03 GB left and a checkpoint takes 0.012 GB, and 3 of them are to come; make room, keep fewer by --keep, or"
+    with pytest.raises(OSError, match=told):
+        folders.check_space(config, tmp_path, model)
+    folders.check_space(parse([*words(tmp_path), "--keep", "1"]), tmp_path, model)
+    (tmp_path / "step-00000002").mkdir()
+    folders.check_space(config, tmp_path, model)
