@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from presets import Config, Weights, needs_codes
@@ -100,9 +100,8 @@ class Planner:
         at = bisect_left(parts, True, key=lambda micro: self._fits(gpus, micro))
         return self.need(gpus, parts[at]) if at < len(parts) else None
 
-    def changed(self, **settings: Any) -> "Planner":
-        """For the same run under other settings; what was counted is kept, where it is the same."""
-        config = replace(self.config, **settings)
+    def under(self, config: Config) -> "Planner":
+        """For the same run under other settings of how it is computed; what was counted is kept, where it is the same."""
         if config.recompute != self.config.recompute:
             return Planner(config, self.machines)
         other = copy(self)
@@ -155,18 +154,19 @@ class Planner:
 def helps(planner: Planner, gpus: int) -> Iterator[str]:
     """What would make a run fit that does not, each with the rows at a time that it then has."""
     config = planner.config
-    ways: dict[str, dict[str, Any]] = {}
+    ways: dict[str, Config] = {}
     if config.micro_batch:
-        ways["a smaller --micro-batch"] = {"micro_batch": 0}
+        ways["a smaller --micro-batch"] = replace(config, micro_batch=0)
     if config.spread != "all" and gpus > 1:
-        ways["--spread all"] = {"spread": "all"}
+        ways["--spread all"] = replace(config, spread="all")
     if not config.offload:
-        ways["--offload"] = {"offload": True}
+        ways["--offload"] = replace(config, offload=True)
     if not config.recompute:
-        ways["--recompute"] = {"recompute": True}
-    found = {name: planner.changed(**settings).plan(gpus) for name, settings in ways.items()}
+        ways["--recompute"] = replace(config, recompute=True)
+    found = {name: planner.under(changed).plan(gpus) for name, changed in ways.items()}
     if not any(found.values()) and {"--offload", "--recompute"} <= ways.keys():
-        found["--recompute --offload"] = planner.changed(recompute=True, offload=True).plan(gpus)
+        both = replace(config, recompute=True, offload=True)
+        found["--recompute --offload"] = planner.under(both).plan(gpus)
     more = [gpus * 2**doubled for doubled in range(1, 5) if planner.config.batch_size % (gpus * 2**doubled) == 0]
     counts = next(((count, need) for count in more if (need := planner.plan(count))), None)
     if counts is not None:
