@@ -151,6 +151,7 @@ print(json.dumps(most() - before))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process's most memory")
 @pytest.mark.parametrize("kind", ["image", "pair"])
 def test_the_memory_of_a_process_grows_as_counted(kind: str) -> None:
