@@ -5,6 +5,7 @@ from torchflava.models.clip import Clip, ClipOutput, clip_model
 from torchflava.models.compute import step_flops
 from torchflava.models.first_weights import FirstWeights, first_weights
 from torchflava.models.flava import Flava, FlavaOutput, flava_model
+from torchflava.models.memory import States, count_states, count_table
 from torchflava.models.pretraining import VERBS, FlavaForPreTraining, clip_for_pretraining, flava_for_pretraining
 from torchflava.models.sizes import CLIP_TEXTS, SIZES, Size, TextSize
 from torchflava.models.weights import Loaded, from_pretrained, load_pretrained, metadata_of, save_pretrained
@@ -22,9 +23,12 @@ __all__ = [
     "FlavaOutput",
     "Loaded",
     "Size",
+    "States",
     "TextSize",
     "clip_for_pretraining",
     "clip_model",
+    "count_states",
+    "count_table",
     "first_weights",
     "flava_for_classification",
     "flava_for_pretraining",

@@ -1,6 +1,7 @@
 """The mechanics of a run: processes, sharding, optimizer, checkpoints, meters. It knows modules, not FLAVA."""
 
 from torchflava.training.accumulate import Across, accumulate
+from torchflava.training.budget import Budget, fsdp_budget
 from torchflava.training.checkpoint import Checkpoints, full_weights, load_checkpoint
 from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
 from torchflava.training.initialise import give_weights, initialise
@@ -28,6 +29,7 @@ __all__ = [
     "REQUEUE",
     "TIMED",
     "Across",
+    "Budget",
     "Checkpoints",
     "Meter",
     "Place",
@@ -46,6 +48,7 @@ __all__ = [
     "compile_units",
     "differences",
     "drop_gradients",
+    "fsdp_budget",
     "full_weights",
     "give_weights",
     "initialise",

@@ -1,0 +1,83 @@
+"""What a rank keeps, against the model that FSDP shards and against a formula written out."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchflava.training import adamw, fsdp_budget, session, shard
+
+
+class Net(nn.Module):
+    """Three units of other sizes, and a root of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(11, 7)
+        self.blocks = nn.ModuleList(nn.Linear(7, 7) for _ in range(2))
+        self.last = nn.Linear(7, 3)
+
+    def units(self) -> list[nn.Module]:
+        return [*self.blocks, self.last]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x).float().sum()
+
+
+WEIGHTS, ROOT, UNIT = 220, 84, 56
+
+
+def bytes_of(tensors: list[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_it_is_what_fsdp_and_the_optimizer_keep() -> None:
+    with session(0, "cpu") as run:
+        model = Net()
+        shard(model, run.mesh, precision="bf16")
+        optimizer = adamw(model, 1e-3, 0.1)
+        model.set_requires_gradient_sync(False)
+        model(torch.ones(2, 11)).backward()
+        whole = [
+            param.unsharded_accumulated_grad
+            for part in (model, *model.units())
+            for param in part._get_fsdp_state()._fsdp_param_group.fsdp_params
+        ]
+        accumulates = fsdp_budget(model, model.units(), shards=1, precision="bf16", accumulates=True)
+        assert bytes_of(whole) == accumulates.gradients == 4 * WEIGHTS
+        model.set_requires_gradient_sync(True)
+        model(torch.ones(2, 11)).backward()
+        budget = fsdp_budget(model, model.units(), shards=1, precision="bf16")
+        assert bytes_of([p.grad.to_local() for p in model.parameters()]) == budget.gradients == 4 * WEIGHTS
+        optimizer.step()
+        moments = [s[name].to_local() for s in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+        assert bytes_of(moments) + bytes_of([p.to_local() for p in model.parameters()]) == budget.weights
+
+
+@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("bf16", 2)])
+def test_shards_divide_what_lies_and_not_what_is_gathered(precision: str, size: int) -> None:
+    model = Net()
+    one, four = (fsdp_budget(model, model.units(), shards=n, precision=precision) for n in (1, 4))
+    assert (one.weights, four.weights) == (12 * WEIGHTS, 3 * WEIGHTS)
+    assert (one.gradients, four.gradients) == (4 * WEIGHTS, WEIGHTS)
+    assert one.gathered == four.gathered == size * ROOT + 4 * size * UNIT + 4 * UNIT
+    assert (one.update, four.update) == (4 * WEIGHTS, max(WEIGHTS, 4 * ROOT))
+    parts = fsdp_budget(model, model.units(), shards=4, precision=precision, accumulates=True)
+    assert parts == four._replace(gradients=4 * WEIGHTS)
+
+
+def test_offloaded_it_lies_in_main_memory_but_for_whole_gradients() -> None:
+    model = Net()
+    away = fsdp_budget(model, model.units(), shards=4, offload=True)
+    assert (away.weights, away.gradients, away.in_main_memory, away.update) == (0, 0, 4 * WEIGHTS, 4 * ROOT)
+    parts = fsdp_budget(model, model.units(), shards=4, offload=True, accumulates=True)
+    assert parts.gradients == 4 * WEIGHTS
+
+
+def test_what_cannot_be_is_told() -> None:
+    with pytest.raises(ValueError, match="shards is 0"):
+        fsdp_budget(Net(), [], shards=0)
+    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, fp16, got 'int8'"):
+        fsdp_budget(Net(), [], shards=1, precision="int8")
