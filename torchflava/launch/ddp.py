@@ -107,17 +107,12 @@ def torchrun_job(
         raise LaunchError(f"--retries {retries} is out of range: 0 or more")
     _check_counts(nodes)
     fewest, most = nodes.fewest_and_most
-    procs = nodes.processes
-    command = [
-        *("python" if image else shlex.quote(sys.executable), "-m", "torchflava.launch.torchrun"),
-        *("--nnodes", f"{fewest}:{most}" if nodes.elastic else str(most), "--nproc-per-node", str(procs)),
-        *_meeting_point(nodes),
-        *(_going_on(nodes) if nodes.elastic else []),
-        *(_literal(word) for word in (script, *args)),
-    ]
+    python = "python" if image else shlex.quote(sys.executable)
+    command = [python, "-m", "torchflava.launch.torchrun", *_torchrun(nodes), *map(_literal, (script, *args))]
+    threads = _threads(nodes.processes, nodes.cpus)
     # `exec`, so that the scheduler's signals reach torchrun itself; one stream, so that lines keep their order
     # SIGUSR1 would end torchrun; ignored there, it is left to the workers, who save and leave (docs/running.md)
-    line = "; ".join([*_exports(env), *_threads(procs, nodes.cpus), "trap '' USR1", f"exec {' '.join(command)} 1>&2"])
+    line = "; ".join([*_exports(env), *threads, "trap '' USR1", f"exec {' '.join(command)} 1>&2"])
     role = Role(
         name=_letters(script),
         image=image,
@@ -144,6 +139,13 @@ def _check_counts(nodes: Nodes) -> None:
         raise LaunchError(
             f"--procs {nodes.procs} is more than --gpus {nodes.gpus}: each process wants a GPU of its own"
         )
+
+
+def _torchrun(nodes: Nodes) -> list[str]:
+    """torchrun's own words."""
+    fewest, most = nodes.fewest_and_most
+    counts = ["--nnodes", f"{fewest}:{most}" if nodes.elastic else str(most), "--nproc-per-node", str(nodes.processes)]
+    return [*counts, *_meeting_point(nodes), *(_going_on(nodes) if nodes.elastic else [])]
 
 
 def _meeting_point(nodes: Nodes) -> list[str]:
