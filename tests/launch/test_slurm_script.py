@@ -199,7 +199,7 @@ def test_who_fails_for_the_first_node_is_lost_has_the_job_start_again(
     slurm.answer("scontrol", "hostnames", "n[1,3]", out="n1\nn3\n")
     slurm.answer("scontrol", "job", out=f"JobId=12 ReqNodeList=(null) NodeList={left} BatchHost=n1 NumNodes=2\n")
     ended = tmp_path / "ended"
-    # the first node's end, or the job's, ends the wait
+    # the first node's end ends the wait
     slurm.program("sleep", f"echo 1 > {ended}")
     env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "12", "SLURM_NODEID": node, "TORCHFLAVA_ENDED": str(ended)}
     done = subprocess.run(task, env=env, capture_output=True, text=True, check=False)

@@ -43,6 +43,7 @@ _TASK = r"""trap : TERM USR1
 "$@"
 code=$?
 [ "$SLURM_NODEID" -eq 0 ] && echo "$code" > "$TORCHFLAVA_ENDED"
+trap - TERM USR1
 pause=1
 until [ "$code" -eq 0 ] || [ "$code" -ge 128 ] || [ -s "$TORCHFLAVA_ENDED" ]; do
     about=$(scontrol --oneliner show job "$SLURM_JOB_ID")
@@ -50,7 +51,7 @@ until [ "$code" -eq 0 ] || [ "$code" -ge 128 ] || [ -s "$TORCHFLAVA_ENDED" ]; do
         mapfile -t there < <(scontrol show hostnames "${BASH_REMATCH[1]}")
         if [[ " ${there[*]} " != *" ${BASH_REMATCH[2]} "* ]]; then
             echo "the first node, ${BASH_REMATCH[2]}, is lost: the job is to start again" >&2
-            scontrol requeue "$SLURM_JOB_ID"
+            scontrol requeue "$SLURM_JOB_ID" && break
         fi
     fi
     sleep "$pause"
