@@ -1,7 +1,7 @@
 """What cannot be, among the settings that are known to be so before anything is loaded."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,6 +64,26 @@ def complaints(config: Config) -> Iterator[str]:
     yield from _complaints_of_clip(config)
     asked, measures = config.corpus == "own", bool(config.measure_every)
     yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
+
+
+def complaints_of_ranks(config: Config, ranks: Sequence[int]) -> Iterator[str]:
+    """What cannot be with so many processes; several numbers are those that a job may have which goes on when it loses nodes."""
+    unable = [count for count in ranks if config.batch_size % count]
+    if not unable:
+        return
+    unit = math.lcm(*ranks)
+    below = config.batch_size // unit * unit
+    nearest = " or ".join(str(size) for size in (below, below + unit) if size)
+    given = f"--batch-size {config.batch_size} is no multiple of {_listed(unable)}"
+    if len(ranks) == 1:
+        yield f"{given}, the number of ranks, which share it evenly; --batch-size {nearest} is"
+    else:
+        yield f"{given} ranks, and the job may have {_listed(ranks)}, which share it evenly; --batch-size {nearest} suits all"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    *front, last = map(str, numbers)
+    return f"{', '.join(front)} or {last}" if front else last
 
 
 def complaints_of_places(config: Config) -> Iterator[str]:

@@ -186,14 +186,15 @@ def presets() -> dict[str, Callable[[], Config]]:
     return {"scenes": scenes, "emoji": emoji, "tiny": tiny} | ROWS
 
 
-def parse(words: Sequence[str], *, places: bool = True) -> Config:
+def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = ()) -> Config:
     """The settings that command-line `words` ask for; ends the program with the nearest flag where one is unknown.
 
     Args:
         words: of the command line.
         places: whether to look for the files and folders that they name, which may lie where only the job sees them.
+        ranks: how many processes the job may have, where that is known.
     """
-    from complaints import complaints, complaints_of_places  # here, because it speaks of a Config
+    from complaints import complaints, complaints_of_places, complaints_of_ranks  # here, because they speak of a Config
 
     name, named = _preset_of(words), presets()
     if name not in named:
@@ -204,7 +205,12 @@ def parse(words: Sequence[str], *, places: bool = True) -> Config:
 
         base = twin(base)
     config = tyro.cli(Config, args=list(words), default=base, prog="pretrain.py")
-    complaint = next(iter((*complaints(config), *(complaints_of_places(config) if places else ()))), None)
+    found = [
+        *complaints(config),
+        *complaints_of_ranks(config, ranks),
+        *(complaints_of_places(config) if places else ()),
+    ]
+    complaint = next(iter(found), None)
     if complaint:
         sys.exit(f"pretrain.py: {complaint}")
     return config

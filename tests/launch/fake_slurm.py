@@ -43,6 +43,12 @@ class FakeSlurm:
         file = self.folder / f"{name}.json"
         file.write_text(json.dumps([[words, code, out, err], *json.loads(file.read_text())]))
 
+    def program(self, name: str, text: str) -> None:
+        """Another stand-in, told in bash."""
+        (self.folder / name).unlink(missing_ok=True)
+        (self.folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (self.folder / name).chmod(0o755)
+
     def without(self, *names: str) -> None:
         """These commands are not there."""
         for name in names:

@@ -1,5 +1,6 @@
 """A recipe looks at its own words before a job is made of them, with the files only where the job will see this machine's."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 PRETRAIN, CODES = (str(ROOT / "recipes" / name) for name in ("pretrain.py", "data/codes.py"))
 
 
-def ended(script: str, words: list[str], *, here: bool) -> int | None:
+def ended(script: str, words: list[str], *, here: bool, ranks: tuple[int, ...] = (1,)) -> int | None:
     """The code that the check ends the program with; None where it lets it go on."""
     try:
-        check(script, words, here=here)
+        check(script, words, here=here, ranks=ranks)
     except SystemExit as end:
         return int(end.code or 0)
     return None
@@ -44,6 +45,34 @@ def test_words_are_looked_at(
     out, err = capfd.readouterr()
     assert said in " ".join((out + err).split())
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "said"),
+    [
+        ("8160", (16, 24), ""),
+        ("8192", (16, 32), ""),
+        ("8192", (16, 24), "8192 is no multiple of 24 ranks, and the job may have 16 or 24, .* 8160 or 8208 suits all"),
+        ("8192", (16, 24, 32), "no multiple of 24 ranks, and the job may have 16, 24 or 32, .* 8160 or 8256 suits all"),
+        ("7", (2, 3, 4), "7 is no multiple of 2, 3 or 4 ranks, .*; --batch-size 12 suits all"),
+        ("8", (3,), "--batch-size 8 is no multiple of 3, the number of ranks, .*; --batch-size 6 or 9 is"),
+    ],
+)
+def test_a_batch_that_the_ranks_cannot_share_is_refused(
+    size: str, ranks: tuple[int, ...], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = ended(PRETRAIN, ["--preset", "tiny", "--batch-size", size], here=False, ranks=ranks)
+    out, err = capfd.readouterr()
+    assert code == (2 if said else None)
+    assert re.search(said, " ".join((out + err).split()))
+
+
+def test_a_check_gets_what_it_asks_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "own.py"
+    for asked in ("here", "ranks, here"):
+        script.write_text(f"def check(words, *, {asked}):\n    raise SystemExit(str(({asked})))\n")
+        assert ended(str(script), [], here=True, ranks=(4, 6)) == 2
+    assert capfd.readouterr().err.splitlines() == ["True", "([4, 6], True)"]
 
 
 def test_a_script_without_a_check_is_not_run(tmp_path: Path) -> None:

@@ -113,6 +113,22 @@ def test_retries_are_starts_again(rendered: Render) -> None:
     assert all("policies" not in task for task in rendered()["spec"]["tasks"])  # nothing starts it again
 
 
+@pytest.mark.parametrize(("retries", "lost"), [("0", "TerminateJob"), ("3", "RestartJob")])
+def test_a_job_that_may_lose_nodes_is_its_first_pod_s(rendered: Render, retries: str, lost: str) -> None:
+    job = rendered("--nodes", "2:4", "--retries", retries)
+    assert faults(job) == []
+    spec = job["spec"]
+    assert (spec["minAvailable"], [task["minAvailable"] for task in spec["tasks"]]) == (2, [1, 0, 0, 0])
+    first, *others = spec["tasks"]
+    policies = {policy["event"]: policy["action"] for policy in first["policies"]}
+    assert policies == {"TaskCompleted": "CompleteJob", "PodFailed": lost, "PodEvicted": lost}
+    assert all("policies" not in task for task in others)  # another one's end is none of the job's
+    for node, pod in enumerate(pods_of(job)):
+        assert f"is_host=$(({node}==0))," in pod["containers"][0]["command"][2]
+        assert variables(pod)["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    assert "minAvailable" not in rendered("--nodes", "2")["spec"]
+
+
 def starts_by_volcano(max_retry: int) -> int:
     """How often a job that always fails is started: pkg/controllers/job/state/{running,restarting}.go."""
     starts, retry_count = 1, 0

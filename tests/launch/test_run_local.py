@@ -171,12 +171,26 @@ def test_no_process_outlives_its_terminal(folder: Path, number: signal.Signals, 
 
 
 @pytest.mark.slow
-def test_two_nodes_meet_on_this_machine(folder: Path) -> None:
-    done = run(folder, "ordered.py", "--nodes", "2", "--cpus", "4", "--port", "29517")
+@pytest.mark.parametrize("nodes", ["2", "1:2"])
+def test_two_nodes_meet_on_this_machine(folder: Path, nodes: str) -> None:
+    done = run(folder, "ordered.py", "--nodes", nodes, "--cpus", "4", "--port", "29517")
     assert done.returncode == 0, done.stderr
     told = [line.partition("[")[2] for line in done.stderr.splitlines() if "['" in line]
     assert sorted(line[:10] for line in told) == ["'0', '2', ", "'1', '2', "]
     assert all("'4', None] []" in line for line in told)
+
+
+@pytest.mark.slow
+def test_an_error_that_comes_every_time_ends_a_job_that_may_lose_nodes(folder: Path) -> None:
+    text = "from torchflava.launch.worker import run_main\ndef main(words):\n    raise KeyError('the reason')\n"
+    (folder / "broken.py").write_text(f"{text}run_main(main, [])\n")
+    done = run(folder, "broken.py", "--nodes", "1:2", "--port", "29518")
+    assert done.returncode == 1
+    tracebacks = done.stderr.count("KeyError: 'the reason'\n")
+    assert tracebacks >= 2 * 3  # of each start but the last, of which the reports tell
+    reports = [line for line in done.stderr.splitlines() if "== broken.py failed on" in line]
+    assert len(reports) in (1, 2)
+    assert all("raised KeyError ==" in line for line in reports)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from torchflava.launch import recipe
 from torchflava.launch.ddp import LaunchError
-from torchflava.launch.words import asks_help, torchx_words
+from torchflava.launch.words import asks_help, nodes_of, torchx_words
 
 COMPONENT = f"{recipe.__file__}:recipe"
 FUNCTION = """
@@ -38,6 +38,7 @@ def words(line: str, *, local: bool = True, **section: str) -> list[str]:
     [
         ("recipes/pretrain.py", []),
         ("./recipes/pretrain.py --nodes 2", ["--nodes=2"]),
+        ("mine.py --nodes 2:4", ["--nodes=2:4"]),
         ("mine.py --cpus=3 --name a=b", ["--cpus=3", "--name=a=b"]),
         ("mine.py --gpus 1 -- --model small --steps 200", ["--gpus=1", "--", "--model", "small", "--steps", "200"]),
         ("mine.py -- --nodez 2 -- x --help", ["--", "--nodez", "2", "--", "x", "--help"]),
@@ -102,7 +103,12 @@ def test_a_function_of_a_file_keeps_its_meaning() -> None:
         ("mine.py --nodes --gpus 1", "--nodes wants a value"),
         ("mine.py --nodes -- 1", "--nodes wants a value"),
         ("mine.py --nodes 1 --nodes 2", "--nodes is given twice"),
-        ("mine.py --nodes 2:4", "--nodes wants a whole number, got '2:4'"),
+        ("mine.py --nodes two", "--nodes two: write a whole number, such as 2, or MIN:MAX, such as 2:4"),
+        ("mine.py --nodes 2:", "--nodes 2:: write a whole number"),
+        ("mine.py --nodes 1:2:3", "--nodes 1:2:3: write a whole number"),
+        ("mine.py --nodes 4:2", "--nodes 4:2 begins with the greater number; write --nodes 2:4"),
+        ("mine.py --nodes 0:2", "--nodes 0:2 is out of range: 1 or more"),
+        ("mine.py --procs 2:4", "--procs wants a whole number, got '2:4'"),
         ("mine.py:train --mem 2", "mine.py:train has no argument --mem; did you mean --mem-gb?"),
         ("mine.py --retries 2", "local_cwd starts no job again: leave out --retries"),
         ("mine.py --mem-gb 2", "local_cwd limits no memory: leave out --mem-gb"),
@@ -140,6 +146,16 @@ def test_the_configuration_gives_defaults_and_what_is_typed_wins(checkout: Path)
 def test_a_wrong_entry_of_the_configuration_is_named() -> None:
     with pytest.raises(LaunchError, match=r"\.torchxconfig, \[component:recipes/pretrain.py\].* --nods; .*--nodes"):
         words("recipes/pretrain.py", nods="4")
+
+
+def test_how_many_ranks_there_may_be() -> None:
+    for line, ranks in (
+        ("mine.py -- --nodes=9", [1]),
+        ("mine.py --nodes 3 --procs 2 -- x", [6]),
+        ("mine.py --nodes=2:4 --gpus 8", [16, 24, 32]),
+        ("mine.py --nodes 1:2 --gpus 8 --procs 4", [4, 8]),
+    ):
+        assert nodes_of(words(line)).ranks == ranks
 
 
 def test_help_is_asked_for_before_the_dashes() -> None:

@@ -191,6 +191,27 @@ def test_what_fits_is_submitted(slurm: FakeSlurm) -> None:
     assert ["--mem=" in call[-1] for call in slurm.calls("sbatch")] == [True, True, False, False]
 
 
+def test_a_job_that_may_lose_nodes_needs_room_for_the_fewest(
+    slurm: FakeSlurm, caplog: pytest.LogCaptureFixture
+) -> None:
+    slurm.answer("sinfo", out=PARTITIONS)
+    slurm.answer("sbatch", out="1\n")
+    for fewest, most, told in (
+        (2, 3, ""),
+        (3, 4, "start with fewer: --nodes 4 is more than the 3 nodes of partition low"),
+    ):
+        caplog.clear()
+        app = job(most)
+        app.roles[0].min_replicas = fewest
+        submit(app)
+        assert told in caplog.text
+        assert bool(told) is bool(caplog.records)
+    app.roles[0].min_replicas = app.roles[0].num_replicas = 5
+    app.roles[0].min_replicas = 4
+    with pytest.raises(LaunchError, match="--nodes 4 is more than the 3 nodes of partition low"):
+        submit(app)
+
+
 @pytest.mark.parametrize(
     ("text", "length"),
     [("90", 5400), ("1:30", 90), ("2:00:05", 7205), ("1-2", 93_600), ("1-2:30", 95_400), ("1-0:0:1", 86_401)],

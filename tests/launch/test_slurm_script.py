@@ -1,6 +1,7 @@
 """Slurm's batch script, played by a real bash beside stand-ins for Slurm's commands."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,8 +42,6 @@ def options(text: str) -> dict[str, str]:
 
 def play(text: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the script as job 12."""
-    import os
-
     env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "12", **variables}
     return subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True, check=False)
 
@@ -123,6 +122,113 @@ def test_the_first_node_is_known_by_the_address_that_tasks_are_started_from(slur
     assert "--rdzv-id 12 " in told
     assert "--nnodes 2 " in told
     assert "--cpus-per-task=3" in call  # srun takes it from no one else since Slurm 22.05
+
+
+def test_a_job_that_may_lose_nodes(slurm: FakeSlurm) -> None:
+    Path("mine.py").touch()
+    text = script(torchrun_job("mine.py", [], Nodes("2:4", gpus=8)), signal="USR1@300")
+    got = options(text)
+    assert (got["nodes"], got["no-kill"]) == ("2-4", "")
+    assert "ntasks-per-node" not in got  # with it, Slurm would give two nodes even where four are free
+    slurm.answer("srun")
+    slurm.program("sleep", "")
+    play(text, SLURM_JOB_NUM_NODES="3")
+    call = slurm.calls("srun")[0]
+    assert {"--nodes=3", "--ntasks=3", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"} < {*call}
+    ((n, at),) = ((word, call.index(word)) for word in call if "is_host" in word)
+    env = {"PATH": "/usr/bin:/bin", "SLURM_NODEID": "2"}
+    line = call[at + 1] if n == "-c" else n.replace(f"exec {sys.executable}", "echo")
+    told = subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True, check=True).stderr
+    assert "--nnodes 2:4 " in told
+    assert "is_host=0," in told
+
+
+def of_task(text: str, slurm: FakeSlurm) -> list[str]:
+    """The words that srun starts on each node, without its own options."""
+    slurm.answer("srun")
+    slurm.program("sleep", "")
+    play(text, SLURM_JOB_NUM_NODES="3")
+    call = slurm.calls("srun")[-1]
+    return call[call.index("bash") : -1]
+
+
+def elastic(*words: str) -> AppDef:
+    app = shell(*words, nodes=3)
+    app.roles[0].min_replicas = 2
+    return app
+
+
+@pytest.mark.parametrize(
+    ("of_srun", "of_first", "code"),
+    [(0, 0, 0), (137, 0, 0), (0, 1, 1), (137, 75, 75), (137, None, 137), (0, None, 0)],
+)
+def test_the_first_node_tells_how_a_job_that_may_lose_nodes_ended(
+    slurm: FakeSlurm, of_srun: int, of_first: int | None, code: int
+) -> None:
+    text = script(elastic("bash", "-c", f"exit {of_first}"))
+    slurm.program("sleep", "")
+    if of_first is None:  # it is lost
+        slurm.answer("srun", code=of_srun)
+    else:
+        slurm.program("srun", f'until [ "$1" = bash ]; do shift; done; SLURM_NODEID=0 "$@"; exit {of_srun}')
+    Path("runs/logs").mkdir(parents=True, exist_ok=True)
+    Path("runs/logs/slurm-12.ended-0").write_text("5\n")  # of an earlier start
+    slurm.answer("scontrol", "show", out=now(QUIET))
+    done = play(text, SLURM_JOB_NUM_NODES="3")
+    assert done.returncode == code, done.stderr
+    assert f"ended with code {code}," in done.stdout
+    assert list(Path("runs/logs").glob("*.ended*")) == []
+
+
+@pytest.mark.parametrize(
+    ("node", "code", "left", "again"),
+    [
+        ("1", 1, "n[2-3]", True),
+        ("1", 137, "n[2-3]", False),
+        ("1", 0, "n[2-3]", False),
+        ("0", 1, "n[2-3]", False),
+        ("1", 1, "n[1,3]", False),
+    ],
+)
+def test_who_fails_for_the_first_node_is_lost_has_the_job_start_again(
+    slurm: FakeSlurm, tmp_path: Path, node: str, code: int, left: str, again: bool
+) -> None:
+    task = of_task(script(elastic("bash", "-c", f"exit {code}")), slurm)
+    slurm.answer("scontrol", "requeue")
+    slurm.answer("scontrol", "hostnames", "n[2-3]", out="n2\nn3\n")
+    slurm.answer("scontrol", "hostnames", "n[1,3]", out="n1\nn3\n")
+    slurm.answer("scontrol", "job", out=f"JobId=12 ReqNodeList=(null) NodeList={left} BatchHost=n1 NumNodes=2\n")
+    ended = tmp_path / "ended"
+    # the first node's end ends the wait
+    slurm.program("sleep", f"echo 1 > {ended}")
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "12", "SLURM_NODEID": node, "TORCHFLAVA_ENDED": str(ended)}
+    done = subprocess.run(task, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert (["requeue", "12", ""] in slurm.calls("scontrol")) is again
+    assert ("the first node, n1, is lost" in done.stderr) is again
+
+
+def test_a_task_outlives_the_signals_that_torchrun_answers(slurm: FakeSlurm, tmp_path: Path) -> None:
+    code = "import os, signal; [os.kill(os.getppid(), n) for n in (signal.SIGTERM, signal.SIGUSR1)]; os._exit(75)"
+    task = of_task(script(elastic(sys.executable, "-c", code)), slurm)
+    ended = tmp_path / "ended"
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "12", "SLURM_NODEID": "0", "TORCHFLAVA_ENDED": str(ended)}
+    assert subprocess.run(task, env=env, check=False).returncode == 75
+    assert ended.read_text() == "75\n"
+
+
+def test_torchrun_is_given_the_time_that_the_signal_comes_early(slurm: FakeSlurm) -> None:
+    line = "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-300}"
+    assert line in script(elastic("true"), signal="USR1@300").splitlines()
+    assert "SHUTDOWN_TIMEOUT" not in script(elastic("true"), signal="none")
+    assert "SHUTDOWN_TIMEOUT" not in script(shell("true"), signal="USR1@300")
+
+
+def test_a_job_of_two_roles_cannot_lose_nodes(slurm: FakeSlurm) -> None:
+    app = elastic("true")
+    app.roles.append(shell("true").roles[0])
+    with pytest.raises(LaunchError, match="a job of several roles cannot lose nodes: give each as many as it needs"):
+        script(app)
 
 
 def test_each_further_role_is_a_part_of_its_own(slurm: FakeSlurm) -> None:

@@ -51,9 +51,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(path)
 
 
-def play(job: AppDef, folder: str, **variables: str) -> dict[str, object]:
+def play(job: AppDef, folder: str, *, replica: str = "0", **variables: str) -> dict[str, object]:
     """What the job's process is given, on the machine whose first node is called `first`."""
-    values = macros.Values(img_root="", app_id="job-7", replica_id="0", rank0_env="FIRST_NODE")
+    values = macros.Values(img_root="", app_id="job-7", replica_id=replica, rank0_env="FIRST_NODE")
     role = values.apply(job.roles[0])
     env = {"PATH": f"{folder}/bin:/usr/bin:/bin", "FIRST_NODE": "first", **variables}
     done = subprocess.run([role.entrypoint, *role.args], env=env, capture_output=True, text=True, check=True)
@@ -94,6 +94,29 @@ def test_nodes_meet_on_the_first(script: str, tmp_path: Path, nodes: int, endpoi
         "--rdzv-endpoint": endpoint,
     }
     assert job.roles[0].num_replicas == nodes
+
+
+@pytest.mark.parametrize(("replica", "holds"), [("0", "1"), ("3", "0")])
+def test_a_job_that_may_lose_nodes(script: str, tmp_path: Path, replica: str, holds: str) -> None:
+    job = torchrun_job(script, [], Nodes("2:4", procs=4))
+    (role,) = job.roles
+    assert (role.min_replicas, role.num_replicas) == (2, 4)
+    argv = play(job, str(tmp_path), replica=replica)["argv"][2:-1]  # type: ignore[index]
+    options = dict(zip(argv[::2], argv[1::2], strict=True))
+    assert (options["--nnodes"], options["--nproc-per-node"]) == ("2:4", "4")
+    assert int(options["--max-restarts"]) >= 4 - 2  # each lost node costs the others one
+    conf = dict(pair.split("=") for pair in options["--rdzv-conf"].split(","))
+    assert conf.pop("is_host") == holds  # whatever the first node is called
+    assert int(conf["last_call_timeout"]) > 30  # the time that torchrun gives workers which do not end
+    assert "SIGUSR1" in options["--signals-to-handle"].split(",")
+    assert role.env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+
+
+def test_as_many_nodes_as_ever_are_a_plain_job(script: str, tmp_path: Path) -> None:
+    of_range, of_number, of_word = (torchrun_job(script, [], Nodes(nodes)) for nodes in ("3:3", 3, "3"))
+    assert of_range == of_number == of_word
+    assert of_range.roles[0].min_replicas is None
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in of_range.roles[0].env
 
 
 @pytest.mark.parametrize(
@@ -145,6 +168,7 @@ def test_an_image_has_its_own_python_and_files() -> None:
     ("wrong", "message"),
     [
         ({"where": Nodes(nodes=0)}, "--nodes 0 is out of range: 1 or more"),
+        ({"where": Nodes(nodes="4:2")}, "--nodes 4:2 begins with the greater number; write --nodes 2:4"),
         ({"where": Nodes(mem_gb=-1)}, "--mem-gb -1 is out of range"),
         ({"where": Nodes(port=70_000)}, "--port 70000 is out of range: 0 to 65535"),
         ({"where": Nodes(gpus=2, procs=3)}, "--procs 3 is more than --gpus 2"),

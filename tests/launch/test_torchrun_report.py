@@ -124,6 +124,10 @@ def test_a_worker_that_could_not_save_when_asked_to_stop_has_failed(tmp_path: Pa
     assert code == 1
     assert "was asked to stop by SIGTERM and failed" in text
     assert "OSError: no such thing: 7" in text
+    for attempt in ("attempt_9", "attempt_10"):  # it was started again, and then asked to stop
+        (tmp_path / attempt / "1").mkdir(parents=True)
+    (tmp_path / "attempt_9" / "1" / "error.json").write_text(json.dumps(left))
+    assert stopped("train.py", signal.SIGUSR1, tmp_path)[1] == 75
 
 
 def torchrun(script: Path, *words: str, restarts: int = 0) -> list[str]:
@@ -145,6 +149,8 @@ def torchrun(script: Path, *words: str, restarts: int = 0) -> list[str]:
         "127.0.0.1",
         "--monitor-interval",
         "0.1",
+        "--signals-to-handle",  # as the command of a job that may lose nodes says
+        "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     ]
     return [*head, *where, str(script), *words]
 
@@ -195,7 +201,7 @@ def test_where_workers_are_started_again_each_traceback_is_told(script: Path) ->
     )  # the first try's, the report's
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_to_torchrun_ends_in_a_line(number: signal.Signals, code: int, script: Path) -> None:
     env = os.environ | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
     job = subprocess.Popen(torchrun(script, "wait"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
@@ -206,7 +212,26 @@ def test_a_signal_to_torchrun_ends_in_a_line(number: signal.Signals, code: int, 
     assert job.returncode == code, said
     assert f"ranks.py was asked to stop by {number.name} and has ended" in said
     assert "SignalException" not in said
+    assert ended(pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_a_torchrun_that_is_killed_takes_its_workers_with_it(script: Path) -> None:
+    job = subprocess.Popen(torchrun(script, "wait"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert job.stdout is not None
+    pids = [int(job.stdout.readline().split()[1]) for _ in range(2)]
+    job.kill()
+    job.wait(timeout=200)
+    assert ended(pids)
+    job.stdout.close()
+
+
+def ended(pids: list[int]) -> bool:
+    """Whether these processes end within a minute; a zombie has, too."""
     end = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < end:
+    while time.monotonic() < end:
+        states = [Path(f"/proc/{pid}/stat") for pid in pids if Path(f"/proc/{pid}").exists()]
+        if all(state.read_text().rpartition(")")[2].split()[0] == "Z" for state in states):
+            return True
         time.sleep(0.1)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    return False

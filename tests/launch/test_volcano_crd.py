@@ -83,14 +83,14 @@ def differences(value: Any, schema: dict[str, Any], path: str = "$") -> Iterator
         yield f"{path}: {value!r} has not the form {schema['pattern']}"
 
 
-@pytest.mark.parametrize("nodes", [1, 8])
+@pytest.mark.parametrize("nodes", ["1", "8", "2:4"])
 @pytest.mark.parametrize("options", ["", EVERYTHING])
 def test_what_is_rendered_is_valid(
-    rendered: Callable[..., dict[str, Any]], crd: dict[str, Any], nodes: int, options: str
+    rendered: Callable[..., dict[str, Any]], crd: dict[str, Any], nodes: str, options: str
 ) -> None:
     mounts = "type=bind,src=/data,dst=/data,readonly,type=volume,src=runs,dst=/runs,type=device,src=/dev/fuse"
     words = ["--gpus", "8", "--cpus", "96", "--mem-gb", "1000", "--retries", "5", "--mounts", mounts]
-    job = rendered("--nodes", str(nodes), *words, options=options)
+    job = rendered("--nodes", nodes, *words, options=options)
     assert [*differences(job, crd)] == faults(job) == []
 
 

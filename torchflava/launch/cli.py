@@ -26,7 +26,7 @@ from torchx.specs import AppStatus
 
 from torchflava.launch.check import check
 from torchflava.launch.ddp import LaunchError
-from torchflava.launch.words import COMPONENT, asks_help, help_text, torchx_words
+from torchflava.launch.words import COMPONENT, asks_help, help_text, nodes_of, torchx_words
 
 _ABOUT = """Runs a recipe, FILE.py, or a component of TorchX, FILE.py:FUNCTION or GROUP.NAME (see `torchx builtins`).
 
@@ -108,7 +108,7 @@ def _check(words: list[str], *, here: bool) -> None:
     if words[:1] == [COMPONENT]:
         at = words.index("--") if "--" in words else len(words)
         script = next(word.partition("=")[2] for word in words[:at] if word.startswith("--script="))
-        check(script, words[at + 1 :], here=here)
+        check(script, words[at + 1 :], here=here, ranks=nodes_of(words).ranks)
 
 
 def _in_short(record: logging.LogRecord) -> bool:
@@ -131,8 +131,7 @@ def _check_settings(scheduler: str, typed: str) -> None:
 
 def _prepare_local(words: list[str]) -> None:
     """Let a job on this machine know its terminal, and end with it."""
-    nodes = {word for word in words if word.startswith("--nodes=")}
-    alone = words[:1] == [COMPONENT] and nodes <= {"--nodes=1"}
+    alone = words[:1] == [COMPONENT] and nodes_of(words).fewest_and_most == (1, 1)
     if alone and sys.stderr.isatty():
         # the job writes into a file of TorchX's: tell it that its lines are drawn on a terminal, and how wide that is
         os.environ.setdefault("TTY_COMPATIBLE", "1")

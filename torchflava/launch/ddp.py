@@ -13,6 +13,8 @@ from torchx.specs import AppDef, Resource, Role, macros, parse_mounts
 from torchx.util.types import to_dict, to_list
 
 _PORT = 29500
+_LAST_CALL = 45
+"""Seconds that an elastic job waits for more nodes than it needs."""
 
 
 class LaunchError(ValueError):
@@ -22,7 +24,8 @@ class LaunchError(ValueError):
 class Nodes(NamedTuple):
     """The machines of a job, and what it asks of each."""
 
-    nodes: int = 1
+    nodes: int | str = 1
+    """A number, or `MIN:MAX` for a job that goes on with fewer when it loses some."""
     procs: int = 0
     """Processes a node; 0 means one for each GPU asked for, and one where none is."""
     gpus: int = 0
@@ -33,6 +36,40 @@ class Nodes(NamedTuple):
     """Main memory in GB of 10^9 bytes; 0 asks for none."""
     port: int = 0
     """Where the nodes meet on the first of them; 0 means 29500, or what the scheduler sets so that jobs can share a node."""
+
+    @property
+    def fewest_and_most(self) -> tuple[int, int]:
+        """The least and the greatest number of nodes.
+
+        Raises:
+            LaunchError: (a ValueError) if `nodes` says neither a number nor two in order, of 1 or more.
+        """
+        parts = str(self.nodes).split(":")
+        if len(parts) > 2 or not all(part.removeprefix("-").isdecimal() for part in parts):
+            raise LaunchError(f"--nodes {self.nodes}: write a whole number, such as 2, or MIN:MAX, such as 2:4")
+        fewest, most = int(parts[0]), int(parts[-1])
+        if min(fewest, most) < 1:
+            raise LaunchError(f"--nodes {self.nodes} is out of range: 1 or more")
+        if fewest > most:
+            raise LaunchError(f"--nodes {self.nodes} begins with the greater number; write --nodes {most}:{fewest}")
+        return fewest, most
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of nodes may change while the job runs."""
+        fewest, most = self.fewest_and_most
+        return fewest < most
+
+    @property
+    def processes(self) -> int:
+        """On each node."""
+        return self.procs or self.gpus or 1
+
+    @property
+    def ranks(self) -> list[int]:
+        """How many processes the job may have in all, one number for each number of nodes."""
+        fewest, most = self.fewest_and_most
+        return [count * self.processes for count in range(fewest, most + 1)]
 
 
 def torchrun_job(
@@ -68,23 +105,23 @@ def torchrun_job(
         )
     if retries < 0:
         raise LaunchError(f"--retries {retries} is out of range: 0 or more")
-    procs = _processes(nodes)
-    command = [
-        *("python" if image else shlex.quote(sys.executable), "-m", "torchflava.launch.torchrun"),
-        *("--nnodes", str(nodes.nodes), "--nproc-per-node", str(procs)),
-        *_meeting_point(nodes),
-        *(_literal(word) for word in (script, *args)),
-    ]
+    _check_counts(nodes)
+    fewest, most = nodes.fewest_and_most
+    python = "python" if image else shlex.quote(sys.executable)
+    command = [python, "-m", "torchflava.launch.torchrun", *_torchrun(nodes), *map(_literal, (script, *args))]
+    threads = _threads(nodes.processes, nodes.cpus)
     # `exec`, so that the scheduler's signals reach torchrun itself; one stream, so that lines keep their order
     # SIGUSR1 would end torchrun; ignored there, it is left to the workers, who save and leave (docs/running.md)
-    line = "; ".join([*_exports(env), *_threads(procs, nodes.cpus), "trap '' USR1", f"exec {' '.join(command)} 1>&2"])
+    line = "; ".join([*_exports(env), *threads, "trap '' USR1", f"exec {' '.join(command)} 1>&2"])
     role = Role(
         name=_letters(script),
         image=image,
         entrypoint="bash",
         args=["-c", line],
-        env={"PYTHONUNBUFFERED": "1"},
-        num_replicas=nodes.nodes,
+        # torchrun would share a store between its rounds, which a node that comes in a later round waits for in vain (2.14)
+        env={"PYTHONUNBUFFERED": "1"} | ({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if nodes.elastic else {}),
+        num_replicas=most,
+        min_replicas=fewest if nodes.elastic else None,
         max_retries=retries,
         resource=Resource(cpu=nodes.cpus, gpu=nodes.gpus, memMB=nodes.mem_gb * 1000),
         port_map={"c10d": nodes.port or _PORT},
@@ -93,25 +130,47 @@ def torchrun_job(
     return AppDef(name=name or role.name, roles=[role])
 
 
-def _processes(nodes: Nodes) -> int:
+def _check_counts(nodes: Nodes) -> None:
     for flag, value in nodes._asdict().items():
-        if value < (1 if flag == "nodes" else 0) or (flag == "port" and value > 65535):
-            allowed = {"nodes": "1 or more", "port": "0 to 65535"}.get(flag, "0 or more")
+        if flag != "nodes" and (value < 0 or (flag == "port" and value > 65535)):
+            allowed = {"port": "0 to 65535"}.get(flag, "0 or more")
             raise LaunchError(f"--{flag.replace('_', '-')} {value} is out of range: {allowed}")
     if nodes.gpus and nodes.procs > nodes.gpus:
         raise LaunchError(
             f"--procs {nodes.procs} is more than --gpus {nodes.gpus}: each process wants a GPU of its own"
         )
-    return nodes.procs or nodes.gpus or 1
+
+
+def _torchrun(nodes: Nodes) -> list[str]:
+    """torchrun's own words."""
+    fewest, most = nodes.fewest_and_most
+    counts = ["--nnodes", f"{fewest}:{most}" if nodes.elastic else str(most), "--nproc-per-node", str(nodes.processes)]
+    return [*counts, *_meeting_point(nodes), *(_going_on(nodes) if nodes.elastic else [])]
 
 
 def _meeting_point(nodes: Nodes) -> list[str]:
     where = ["--rdzv-backend", "c10d", "--rdzv-id", f"{macros.app_id}", "--rdzv-endpoint"]
-    if nodes.nodes == 1:
+    if nodes.fewest_and_most == (1, 1):
         # the address by hand: torchrun would ask the name service for this machine's name, which hangs on some laptops
         return [*where, "localhost:0", "--local-addr", "127.0.0.1"]
     # the variable that this scheduler keeps the first node's name in; `$$` is TorchX's `$`
     return [*where, f"$${{{macros.rank0_env}:=localhost}}:{nodes.port or f'$${{TORCHFLAVA_PORT:-{_PORT}}}'}"]
+
+
+def _going_on(nodes: Nodes) -> list[str]:
+    """torchrun's words for a job that goes on when it loses nodes (docs/decisions/0041).
+
+    A lost node costs each of the others a start, since their workers miss it; two more are for a node that comes back and for
+    a process that dies by itself. What fails every time ends after as many.
+    """
+    fewest, most = nodes.fewest_and_most
+    # The first node holds the meeting point, whatever it is called. Longer than the 30 s that torchrun gives workers that hang:
+    # the others wait for their node.
+    meeting = f"is_host=$$(({macros.replica_id}==0)),last_call_timeout={_LAST_CALL}"
+    meeting += ",keep_alive_interval=5,keep_alive_max_attempt=3"
+    # SIGUSR1 is torchrun's here, as SIGTERM is: workers that leave by themselves, it would start again
+    signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    return ["--max-restarts", str(most - fewest + 2), "--rdzv-conf", meeting, "--signals-to-handle", signals]
 
 
 def _threads(procs: int, cpus: int) -> list[str]:

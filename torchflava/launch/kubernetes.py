@@ -33,7 +33,7 @@ from torchx.util.strings import normalize_str
 from urllib3.exceptions import HTTPError
 
 from torchflava.launch.ddp import LaunchError
-from torchflava.launch.pods import OPTIONS, complete
+from torchflava.launch.pods import OPTIONS, complete, let_pods_go
 
 _JOBS = {"group": "batch.volcano.sh", "version": "v1alpha1", "plural": "jobs"}
 _LONGEST = 63
@@ -77,6 +77,8 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
         _require_client()
         if not all(role.image for role in app.roles):
             raise LaunchError(_NO_IMAGE)
+        if len(app.roles) > 1 and any(role.min_replicas for role in app.roles):
+            raise LaunchError("a job of several roles cannot lose pods: give each as many as it needs, no MIN:MAX")
         if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", app.name):
             raise LaunchError(f"{app.name!r} cannot name a job on Kubernetes: small letters, digits and - (--name)")
         with warnings.catch_warnings():
@@ -91,6 +93,8 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
                     f"the pod's name {pod} has {len(pod)} letters; at most {_LONGEST}: choose a shorter --name"
                 )
             complete(task["template"], cfg, run_name=name)
+        if fewest := app.roles[0].min_replicas:
+            let_pods_go(job["spec"], fewest, retries=app.roles[0].max_retries)
         if retries := job["spec"]["maxRetry"]:
             # Volcano ends a job when it is to be started for the maxRetry-th time, so N starts again are N + 1
             job["spec"]["maxRetry"] = retries + 1

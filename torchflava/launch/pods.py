@@ -78,6 +78,28 @@ def complete(pod: dict[str, Any], options: Mapping[str, Any], *, run_name: str) 
         spec["securityContext"] = {"fsGroup": group, "fsGroupChangePolicy": "OnRootMismatch"}
 
 
+def let_pods_go(spec: dict[str, Any], fewest: int, *, retries: int) -> None:
+    """Have Volcano start a job once it has room for `fewest` pods, the first among them, and go on when it loses others.
+
+    The first pod holds torchrun's meeting point: when it has ended, the job has, and when it fails or is evicted, the job starts
+    again, or is over where it has no retries left. Of the others Volcano makes those anew that are deleted, as evicted ones
+    are, and leaves those that failed.
+
+    Args:
+        spec: of a Volcano job with one pod a task; changed in place.
+        fewest: pods.
+        retries: times that the job starts again.
+    """
+    spec["minAvailable"] = fewest
+    lost = "RestartJob" if retries else "TerminateJob"
+    actions = {"TaskCompleted": "CompleteJob", "PodFailed": lost, "PodEvicted": lost}
+    for index, task in enumerate(spec["tasks"]):
+        task.pop("policies", None)  # TorchX's: any pod that fails starts the job again
+        task["minAvailable"] = 0 if index else 1
+        if not index:
+            task["policies"] = [{"event": event, "action": action} for event, action in actions.items()]
+
+
 def _refuse_values_of_secrets(container: Mapping[str, Any]) -> None:
     """A job's text is for all to read who may read jobs; a value in it is no secret."""
     named = {variable["name"] for variable in container.get("env", ())}

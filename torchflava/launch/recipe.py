@@ -12,7 +12,7 @@ from torchflava.launch.ddp import Nodes, torchrun_job
 def recipe(
     *args: str,
     script: str,
-    nodes: int = 1,
+    nodes: str = "1",
     procs: int = 0,
     gpus: int = 0,
     cpus: int = 0,
@@ -29,7 +29,7 @@ def recipe(
     Args:
         args: the recipe's own arguments, after --
         script: the recipe, a Python file
-        nodes: machines
+        nodes: machines; MIN:MAX for a job that goes on with fewer, down to MIN, when it loses some
         procs: processes a node; 0 means one for each of --gpus, or one
         gpus: GPUs to ask for, a node; with 0 a process takes the GPU that it finds, else the CPU
         cpus: CPU cores to ask for, a node; its processes share them. 0 asks for none, and gets what is there: on Slurm often one

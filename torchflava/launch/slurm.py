@@ -26,6 +26,7 @@ from torchx.version import TORCHX_IMAGE
 
 from torchflava.launch import slurm_limits, slurm_logs
 from torchflava.launch.ddp import LaunchError
+from torchflava.launch.slurm_elastic import is_elastic
 from torchflava.launch.slurm_jobs import Job, all_jobs, find, names_of
 from torchflava.launch.slurm_script import Request, parts_of, run_name, script_of, wish_of
 from torchflava.launch.snapshot import copy_workspace
@@ -65,10 +66,16 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
 
     def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[Request]:
         _refuse_containers(app)
+        if len(app.roles) > 1 and any(map(is_elastic, app.roles)):
+            raise LaunchError(
+                "on Slurm a job of several roles cannot lose nodes: give each as many as it needs, no MIN:MAX"
+            )
         partition = cfg.get("partition") or os.environ.get("SBATCH_PARTITION")
         candidates = slurm_limits.chosen(slurm_limits.partitions(), partition)
         wishes = [wish_of(role) for role in app.roles]
         slurm_limits.check(wishes, cfg.get("time"), candidates)
+        if told := slurm_limits.never_whole(wishes, candidates):
+            log.warning(told)
         roles = parts_of(app)
         if candidates and not any(partition.knows_memory for partition in candidates):
             for role in roles:

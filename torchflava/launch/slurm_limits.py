@@ -14,10 +14,13 @@ class Wish(NamedTuple):
     """What a role asks for."""
 
     nodes: int
+    """Without which it cannot run."""
     cpus: int
     memory: int
     """MB a node."""
     gpus: int
+    most_nodes: int = 0
+    """Of a job that takes more, if there are more; 0 or `nodes` of one that does not."""
 
 
 class Kind(NamedTuple):
@@ -98,6 +101,13 @@ def check(wishes: Sequence[Wish], limit: str | None, candidates: Sequence[Partit
     complaints = [_complaint(wishes, limit, partition) for partition in candidates]
     if complaints and all(complaints):
         raise LaunchError("; ".join(filter(None, complaints)))
+
+
+def never_whole(wishes: Sequence[Wish], candidates: Sequence[Partition]) -> str:
+    """What to say of a job that could start with fewer nodes only; nothing if it may get all."""
+    all_nodes = [wish._replace(nodes=max(wish.nodes, wish.most_nodes)) for wish in wishes]
+    complaints = [_complaint(all_nodes, None, partition) for partition in candidates]
+    return f"it can only start with fewer: {'; '.join(complaints)}" if complaints and all(complaints) else ""
 
 
 def seconds(text: str) -> float:

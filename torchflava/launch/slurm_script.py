@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from torchx.specs import AppDef, Role, macros
 
+from torchflava.launch.slurm_elastic import AFTER_STEP, JOB, STEP, before_step, fewest, is_elastic, noted
 from torchflava.launch.slurm_limits import Wish
 
 # What TorchX writes into a role where these are to stand; no command line can hold the sign
@@ -53,7 +54,8 @@ class Request(NamedTuple):
 def wish_of(role: Role) -> Wish:
     """What a role asks for; TorchX writes what is not asked for as a number below 1."""
     wanted = (role.resource.cpu, role.resource.memMB, role.resource.gpu)
-    return Wish(role.num_replicas, *(max(0, int(number)) for number in wanted))
+    cpus, memory, gpus = (max(0, int(number)) for number in wanted)
+    return Wish(fewest(role), cpus, memory, gpus, most_nodes=role.num_replicas)
 
 
 def parts_of(app: AppDef) -> list[Role]:
@@ -64,6 +66,7 @@ def parts_of(app: AppDef) -> list[Role]:
 
 def script_of(request: Request) -> str:
     """The text of the script."""
+    elastic = any(map(is_elastic, request.roles))
     starts = [0]
     for role in request.roles:
         starts.append(starts[-1] + role.num_replicas)
@@ -81,8 +84,11 @@ def script_of(request: Request) -> str:
         *(['export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"'] if request.job_dir else []),
         f"retries={request.retries}",
         f'failures={shlex.quote(f"{request.logs}{os.sep}slurm-")}"$SLURM_JOB_ID".failures',
+        *(before_step(request.logs, request.lead) if elastic else []),
         "",
         "srun " + " :\\\n  ".join(tasks),
+        "code=$?",
+        *([AFTER_STEP] if elastic else []),
         f"{_AFTERWARDS.format(lead=request.lead + _SLACK if request.lead else 0)}",
     ]
     return "\n".join(lines)
@@ -94,6 +100,7 @@ def _options(request: Request) -> list[str]:
     for name, role in zip(request.names, request.roles, strict=True):
         lines += ["#SBATCH hetjob"] if lines else []
         own = {"job-name": name, **({} if lines else request.job), **request.each, **_size(role)}
+        own |= JOB if is_elastic(role) else {}
         lines += [
             f"#SBATCH --{key}={shlex.quote(value)}" if value else f"#SBATCH --{key}" for key, value in own.items()
         ]
@@ -102,7 +109,10 @@ def _options(request: Request) -> list[str]:
 
 def _size(role: Role) -> dict[str, str]:
     wish = wish_of(role)
-    options = {"nodes": str(wish.nodes), "ntasks-per-node": "1"}
+    if is_elastic(role):  # with a number of tasks, on each node or in all, Slurm gives no more nodes than the fewest
+        options = {"nodes": f"{wish.nodes}-{wish.most_nodes}"}
+    else:
+        options = {"nodes": str(wish.nodes), "ntasks-per-node": "1"}
     wanted = {"cpus-per-task": wish.cpus, "mem": wish.memory, "gpus-per-node": wish.gpus}
     return options | {name: str(number) for name, number in wanted.items() if number}
 
@@ -113,7 +123,7 @@ def _task(role: Role, logs: Path, first_node: int) -> str:
     file = f'{shlex.quote(str(logs).replace("%", "%%") + os.sep + "slurm-")}"$SLURM_JOB_ID"-{role.name}-%n'
     options = ["--ntasks-per-node=1", "--open-mode=append", f"--output={file}.out", f"--error={file}.err"]
     # one task's failure ends all of them; one that ends well leaves the others a minute
-    options += ["--kill-on-bad-exit=1", "--wait=60"]
+    options += STEP if is_elastic(role) else ["--kill-on-bad-exit=1", "--wait=60"]
     # newer versions of srun do not take it over from the job
     options += [f"--cpus-per-task={wish.cpus}"] if wish.cpus else []
     # not by --export, which cuts values at their commas
@@ -121,6 +131,7 @@ def _task(role: Role, logs: Path, first_node: int) -> str:
     command = " ".join(_spelled(word, first_node) for word in words)
     if any(_REPLICA in word for word in words):  # each task knows its own
         command = f"bash -c {shlex.quote(f'exec {command}')}"
+    command = noted(command) if is_elastic(role) else command
     return " ".join([*options, command])
 
 
@@ -141,7 +152,6 @@ def run_name() -> str:
 
 
 _AFTERWARDS = r"""
-code=$?
 echo "$(date '+%F %T'): job $SLURM_JOB_ID ended with code $code, start $((${{SLURM_RESTART_COUNT:-0}} + 1))"
 [ "$code" -eq 0 ] && exit 0
 

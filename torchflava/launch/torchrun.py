@@ -109,15 +109,22 @@ def stopped(script: str, told: signal.Signals, errors: Path) -> tuple[str, int]:
     Args:
         script: that they ran.
         told: the signal.
-        errors: where workers left an error, `error.json`, if they had one, as when they could not save.
+        errors: where workers left an error, `error.json`, if they had one, as when they could not save. Of their last start:
+            what ended an earlier one is past.
     """
     where = f"on {socket.gethostname()}"
-    for file in sorted(errors.rglob("error.json")):
+    for file in sorted(_last_start(errors).rglob("error.json")):
         message = json.loads(file.read_text()).get("message", "")
         error = _traceback_of(message) if isinstance(message, dict) else str(message)
         return f"== {script} was asked to stop by {told.name} and failed {where} ==\n{_shortened(error)}", 1
     code = REQUEUE if told in (signal.SIGTERM, signal.SIGUSR1) else 128 + told
     return f"== {script} was asked to stop by {told.name} and has ended {where} ==", code
+
+
+def _last_start(errors: Path) -> Path:
+    """torchrun's folder of the workers that it started last."""
+    starts = [path for path in errors.rglob("attempt_*") if path.is_dir()]
+    return max(starts, key=lambda path: (path.stat().st_mtime_ns, int(path.name.partition("_")[2])), default=errors)
 
 
 def _failure(rank: int, told: Any) -> Failure:

@@ -5,13 +5,13 @@ import ast
 import difflib
 import inspect
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torchx.specs.file_linter import get_fn_docstring
 
 from torchflava.launch import recipe as component
-from torchflava.launch.ddp import LaunchError
+from torchflava.launch.ddp import LaunchError, Nodes
 
 FLAGS = tuple(name for name in inspect.signature(component.recipe).parameters if name not in ("args", "script"))
 """The arguments that `torchx run FILE.py` takes, spelled as in Python."""
@@ -19,6 +19,8 @@ FLAGS = tuple(name for name in inspect.signature(component.recipe).parameters if
 COMPONENT = f"{component.__file__}:recipe"
 """What TorchX knows `recipe` as."""
 
+_KINDS = {"nodes": "N[:N]"}
+"""How `--help` shows a value that is neither a number nor any text."""
 _LOCAL_LACKS = {
     "image": "runs no images",
     "mounts": "mounts nothing",
@@ -65,6 +67,13 @@ def torchx_words(
     return [COMPONENT, *_spelled(values), *(rest or own)]
 
 
+def nodes_of(words: Sequence[str]) -> Nodes:
+    """The machines that `torchx_words` speak of, as far as they say how many processes there are."""
+    own = words[: words.index("--")] if "--" in words else words
+    values = dict(word[2:].split("=", 1) for word in own if word.startswith("--") and "=" in word)
+    return Nodes(values.get("nodes", 1), int(values.get("procs", 0)), int(values.get("gpus", 0)))
+
+
 def asks_help(typed: list[str]) -> bool:
     """Whether `--help` stands among the arguments of a recipe, FILE.py."""
     own = typed[: typed.index("--")] if "--" in typed else typed
@@ -105,7 +114,7 @@ def help_text(file: str) -> str:
     for name in FLAGS:
         default = inspect.signature(component.recipe).parameters[name].default
         shown = f" (default: {default})" if default != "" else ""
-        kind = "N" if isinstance(default, int) else "TEXT"
+        kind = _KINDS.get(name) or ("N" if isinstance(default, int) else "TEXT")
         arguments.add_argument(f"--{name.replace('_', '-')}", metavar=kind, help=told[name] + shown)
     return parser.format_help()
 
@@ -151,6 +160,7 @@ def _spelled(values: Mapping[str, str]) -> list[str]:
 
 
 def _check_numbers(file: str, values: Mapping[str, str]) -> None:
+    _ = Nodes(values.get("nodes", 1)).fewest_and_most
     for name, value in values.items():
         default = inspect.signature(component.recipe).parameters[name].default
         if isinstance(default, int) and not value.removeprefix("-").isdecimal():

@@ -1,7 +1,9 @@
 """What a script's process does first and last: `run_main(main, sys.argv[1:])`. Imports torch only where torchrun started it."""
 
+import ctypes
 import faulthandler
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -14,7 +16,8 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
     torchrun shows the first of all (`torchflava.launch.torchrun`), so that here only a line is told; where torchrun starts the
     workers again it shows nothing, and the whole traceback is told here. What `main` ends the program with,
     `sys.exit("a message")`, is told by the first process of each machine alone: another machine may lack another file.
-    A crash in compiled code, which is no exception, tells what every thread was doing.
+    A crash in compiled code, which is no exception, tells what every thread was doing. Where torchrun is
+    killed, so are its workers.
 
     Args:
         main: takes the words of the command line.
@@ -28,6 +31,7 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         main(words)
         return
+    _end_with_torchrun()
 
     from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -45,6 +49,13 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
             print(f"{where}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
         sys.stderr.flush()
         sys.exit(1)
+
+
+def _end_with_torchrun() -> None:
+    """Or the worker would compute on, in no one's care, and the others with it: not every Slurm finds it."""
+    if sys.platform == "linux":
+        set_signal_of_parents_death = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_signal_of_parents_death, signal.SIGKILL, 0, 0, 0)
 
 
 def _number(name: str) -> int:
