@@ -28,23 +28,15 @@ RANK = "-u recipes/pretrain.py"
 class Run:
     """A job of the recipe, without a name of its own: Slurm's number names it."""
 
+    nodes = "2"
+    own = SMALL
+
     def __init__(self, cluster: Cluster, torchx: Torchx, folder: Path, *words: str) -> None:
         self.cluster, self.torchx, self.logs = cluster, torchx, folder / "logs"
         self._runs = folder / "runs"
         settings = f"log_dir={self.logs},time=01:00:00,signal=USR1@120"
-        self.number = torchx.submit(
-            "-cfg",
-            settings,
-            "recipes/pretrain.py",
-            "--nodes",
-            "2",
-            *words,
-            "--",
-            *SMALL,
-            "--folder",
-            str(self._runs),
-            cwd=ROOT,
-        )
+        job = ["recipes/pretrain.py", "--nodes", self.nodes, *words]
+        self.number = torchx.submit("-cfg", settings, *job, "--", *self.own, "--folder", str(self._runs), cwd=ROOT)
 
     @property
     def folder(self) -> Path:

@@ -3,61 +3,41 @@
 import os
 import re
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, Torchx, cluster, torchx
+import slurm_run
+from slurm_cluster import Cluster, Torchx, cluster, emptied, torchx
+from slurm_run import trace, whole
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-
-from killed import trace, whole
-
-__all__ = ["cluster", "torchx"]
+__all__ = ["cluster", "emptied", "torchx"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-ROOT = Path(__file__).parents[2]
-SMALL = ["--preset", "tiny", "--save-every", "5", "--warmup-steps", "2", "--vocab-size", "120", "--max-length", "12"]
-RANK, AGENT = "-u recipes/pretrain.py", "-m torchflava.launch.torchrun"
+AGENT = "-m torchflava.launch.torchrun"
 
 
-class Run:
+class Run(slurm_run.Run):
     """A job of two or three nodes, whose batch of 12 both can share."""
 
-    def __init__(self, cluster: Cluster, torchx: Torchx, folder: Path, *, steps: int, retries: int = 0) -> None:
-        self.cluster, self.steps, self.logs, self._runs = cluster, steps, folder / "logs", folder / "runs"
-        settings = f"log_dir={self.logs},time=01:00:00,signal=USR1@120"
-        own = [*SMALL, "--steps", str(steps), "--batch-size", "12", "--folder", str(self._runs)]
-        job = ["recipes/pretrain.py", "--nodes", "2:3", "--retries", str(retries)]
-        self.number = torchx.submit("-cfg", settings, *job, "--", *own, cwd=ROOT)
+    nodes = "2:3"
 
-    @property
-    def folder(self) -> Path:
-        """The run's."""
-        return next(self._runs.glob(f"*-slurm-{self.number}-tiny"), self._runs)
-
-    def said(self) -> str:
-        """By all ranks, in all starts, and by the job's script."""
-        return "\n".join(file.read_text() for file in sorted(self.logs.glob(f"slurm-{self.number}*")))
+    def __init__(self, cluster: Cluster, torchx: Torchx, folder: Path, *, steps: int) -> None:
+        self.steps = steps
+        self.own = [*slurm_run.SMALL, "--steps", str(steps), "--batch-size", "12"]  # the last word of two counts
+        super().__init__(cluster, torchx, folder)
 
     def starts(self) -> list[tuple[int, int]]:
         """Step and number of ranks of each start."""
         told = re.findall(r"(?:starting|going on at step (\d+)) in \S+, on (\d) x cpu", self.said())
         return sorted((int(step or 0), int(ranks)) for step, ranks in told)
 
-    def going(self, count: int) -> tuple[int, int]:
+    def started(self, count: int) -> tuple[int, int]:
         """Step and number of ranks of the last start, once there are so many and it has done three steps."""
-        told = lambda: f"{self.cluster.job(self.number)}\n{self.said()}\n{self.cluster.story()}"  # noqa: E731
-        self.cluster.until(lambda: len(self.starts()) >= count, told)
+        self.until(lambda: len(self.starts()) >= count)
         step, ranks = self.starts()[-1]
-        self.cluster.until(lambda: max(trace(self.folder), default=0) >= step + 3, told)
+        self.until(lambda: self.step() >= step + 3)
         return step, ranks
-
-    def end(self) -> str:
-        """Wait for the job's end: Slurm's word for it."""
-        self.cluster.until_state(self.number, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        return self.cluster.job(self.number)["JobState"]
 
     def lose(self, node: int) -> str:
         """Kill all that runs on its n-th node, Slurm's own too, as where a machine dies, and tell Slurm: the node's name."""
@@ -93,10 +73,10 @@ def up(cluster: Cluster, name: str) -> None:
 
 def test_it_goes_on_without_a_node_that_is_lost(cluster: Cluster, torchx: Torchx, tmp_path: Path) -> None:
     run = Run(cluster, torchx, tmp_path, steps=300)
-    assert run.going(1) == (0, 3)
+    assert run.started(1) == (0, 3)
     cluster.until(lambda: whole(run.folder), run.said)
     lost = run.lose(1)
-    step, ranks = run.going(2)
+    step, ranks = run.started(2)
     assert (step % 5, ranks) == (0, 2)
     assert step >= 5
     assert run.end() == "COMPLETED", run.said()
@@ -112,11 +92,11 @@ def test_a_torchrun_that_dies_is_a_lost_node_and_being_asked_to_stop_still_is_no
     cluster: Cluster, torchx: Torchx, tmp_path: Path
 ) -> None:
     run = Run(cluster, torchx, tmp_path, steps=400)
-    assert run.going(1) == (0, 3)
+    assert run.started(1) == (0, 3)
     cluster.until(lambda: whole(run.folder), run.said)
     (agent,) = (pid for pid in cluster.processes(run.number, AGENT, on="2") if "python" in name_of(pid))
     os.kill(agent, signal.SIGKILL)
-    assert run.going(2)[1] == 2
+    assert run.started(2)[1] == 2
     cluster.ask("scancel", "--signal=USR1", f"{run.number}.0")  # as ahead of the time limit; here it is a failure
     assert run.end() == "FAILED"
     said = run.said()
@@ -129,10 +109,10 @@ def test_a_torchrun_that_dies_is_a_lost_node_and_being_asked_to_stop_still_is_no
 
 def test_without_its_first_node_it_starts_again(cluster: Cluster, torchx: Torchx, tmp_path: Path) -> None:
     run = Run(cluster, torchx, tmp_path, steps=150)
-    assert run.going(1) == (0, 3)
+    assert run.started(1) == (0, 3)
     cluster.until(lambda: whole(run.folder), run.said)
     first = run.lose(0)
-    step, ranks = run.going(2)
+    step, ranks = run.started(2)
     assert step >= 5
     assert ranks == 2  # which are left
     assert run.end() == "COMPLETED", run.said()
