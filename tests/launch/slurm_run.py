@@ -20,8 +20,7 @@ __all__ = ["RANK", "Record", "Run", "alone", "trace", "whole"]
 
 ROOT = Path(__file__).parents[2]
 STEPS = 100
-SMALL = ["--preset", "tiny", "--steps", str(STEPS), "--save-every", "5", "--warmup-steps", "2", "--vocab-size", "120"]
-SMALL += ["--batch-size", "8", "--max-length", "12"]
+SMALL = ["--preset", "tiny", "--save-every", "5", "--warmup-steps", "2", "--vocab-size", "120", "--max-length", "12"]
 RANK = "-u recipes/pretrain.py"
 
 
@@ -29,7 +28,7 @@ class Run:
     """A job of the recipe, without a name of its own: Slurm's number names it."""
 
     nodes = "2"
-    own = SMALL
+    own = [*SMALL, "--steps", str(STEPS), "--batch-size", "8"]
 
     def __init__(self, cluster: Cluster, torchx: Torchx, folder: Path, *words: str) -> None:
         self.cluster, self.torchx, self.logs = cluster, torchx, folder / "logs"

@@ -24,7 +24,7 @@ class Run(slurm_run.Run):
 
     def __init__(self, cluster: Cluster, torchx: Torchx, folder: Path, *, steps: int) -> None:
         self.steps = steps
-        self.own = [*slurm_run.SMALL, "--steps", str(steps), "--batch-size", "12"]  # the last word of two counts
+        self.own = [*slurm_run.SMALL, "--steps", str(steps), "--batch-size", "12"]
         super().__init__(cluster, torchx, folder)
 
     def starts(self) -> list[tuple[int, int]]:
