@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Run:
     """A job of the recipe, without a name of its own: Slurm's number names it."""
 
     nodes = "2"
-    own = [*SMALL, "--steps", str(STEPS), "--batch-size", "8"]
+    own: Sequence[str] = (*SMALL, "--steps", str(STEPS), "--batch-size", "8")
 
     def __init__(self, cluster: Cluster, torchx: Torchx, folder: Path, *words: str) -> None:
         self.cluster, self.torchx, self.logs = cluster, torchx, folder / "logs"
