@@ -173,7 +173,7 @@ def _with_sklearn(train: Labelled, features: Tensor, lambdas: list[float], place
     x, y, asked = (t.cpu().numpy() for t in (train.features.to(dtype), train.labels, features.to(dtype)))
     predicted, ended = [], True
     for lambda_ in lambdas:
-        model = LogisticRegression(C=1 / lambda_, max_iter=place.max_iter, tol=TOLERANCE)
+        model = LogisticRegression(C=1 / lambda_, max_iter=place.max_iter, tol=TOLERANCE / len(y))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it did not converge is told by the result
             model.fit(x, y)

@@ -1,4 +1,4 @@
-"""The metrics of the paper's tasks (tables 4 and 5; Radford et al. 2021, appendix A.2, names the image tasks that average classes).
+"""The metrics of the paper's tasks (tables 4 and 5); which image tasks average over classes stands in Radford et al. 2021, A.2.
 
 Letters: N samples, C classes.
 """

@@ -10,12 +10,13 @@ Letters: N samples, D features, C classes, K penalties.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchflava.evaluation.lbfgs import minimise
 
 TOLERANCE = 1e-4
-"""Of the gradient of the mean loss; scikit-learn's `tol`."""
+"""Of the gradient of the summed loss."""
 _AT_ONCE = 2**24
 """Logits computed at once, which bounds memory: N samples of ImageNet have 9e9 for 7 penalties."""
 
@@ -57,7 +58,7 @@ def fit_softmax(features: Tensor, labels: Tensor, lambdas: list[float], *, num_c
         return values, slopes
 
     start = features.new_zeros(len(lambdas), num_classes * (width + 1))
-    found = minimise(objective, start, max_iter=max_iter, tolerance=TOLERANCE)
+    found = minimise(objective, start, max_iter=max_iter, tolerance=TOLERANCE / count)
     weight, bias = torch.split(found.parameters, [num_classes * width, num_classes], 1)
     return Fits(weight.reshape(-1, num_classes, width), bias, found.converged, found.iterations)
 
@@ -69,10 +70,13 @@ def _cross_entropy(features: Tensor, labels: Tensor, weight: Tensor, *, bias: Te
     to_weight, to_bias = torch.zeros_like(weight), torch.zeros_like(bias)
     chunk = max(1, _AT_ONCE // (num * classes))
     for x, y in zip(torch.split(features, chunk), torch.split(labels, chunk), strict=True):
-        logs = torch.addmm(bias.reshape(-1), x, weight.T).view(-1, num, classes).log_softmax(2)
+        logits = torch.addmm(bias.reshape(-1), x, weight.T).view(-1, num, classes)
         at = y[:, None, None].expand(-1, num, 1)
-        total -= logs.gather(2, at)[:, :, 0].sum(0, dtype=torch.float64)
-        error = logs.exp_().scatter_add_(2, at, logs.new_full((1, 1, 1), -1.0).expand_as(at))
+        others = logits.sub_(logits.gather(2, at)).scatter_(2, at, -torch.inf)
+        odds = others.logsumexp(2, keepdim=True)  # of the other classes against the right one
+        loss = F.softplus(odds)
+        total += loss[:, :, 0].sum(0, dtype=torch.float64)
+        error = others.sub_(loss).exp_().scatter_(2, at, -odds.sigmoid())
         to_weight.addmm_(error.flatten(1).T, x)
         to_bias += error.sum(0)
     return total, torch.cat([to_weight.view(num, -1), to_bias], 1)
