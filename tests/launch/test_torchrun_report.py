@@ -33,8 +33,11 @@ def main(words):
     rank = int(os.environ["RANK"])
     if words == ["leave"]:
         sys.exit(75)
-    if words == ["say"]:
+    if words == ["say"] or (words == ["say", "alone"] and rank == 1):
+        time.sleep(rank == 0)  # the first may be the last to know
         sys.exit("the vocabulary is not there")
+    if words == ["say", "alone"]:
+        time.sleep(60)
     if words == ["wait"]:
         print("up", os.getpid(), flush=True)
         time.sleep(120)
@@ -190,6 +193,14 @@ def test_real_ranks_end_in_one_report(word: str, code: int, due: list[str], neve
         assert len(re.findall(pattern, done.stderr, re.MULTILINE)) == 1, done.stderr
     assert never not in done.stderr
     assert done.stderr.count("Traceback") <= 1
+
+
+@pytest.mark.slow
+def test_what_one_rank_alone_says_is_told(script: Path) -> None:
+    done = subprocess.run(torchrun(script, "say", "alone"), capture_output=True, text=True, timeout=250)
+    assert done.returncode == 1
+    assert done.stderr.count("the vocabulary is not there") == 1
+    assert "rank 1" in done.stderr.partition("ranks.py failed on")[2].splitlines()[0]
 
 
 @pytest.mark.slow

@@ -6,8 +6,12 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
+
+_HEAD_START = 5.0
+"""Seconds after which another process tells a message that the first of its machine has not."""
 
 
 def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
@@ -15,7 +19,7 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
 
     torchrun shows the first of all (`torchflava.launch.torchrun`), so that here only a line is told; where torchrun starts the
     workers again it shows nothing, and the whole traceback is told here. What `main` ends the program with,
-    `sys.exit("a message")`, is told by the first process of each machine alone: another machine may lack another file.
+    `sys.exit("a message")`, is told once on each machine, which may lack another file than the others.
     A crash in compiled code, which is no exception, tells what every thread was doing. Where torchrun is
     killed, so are its workers.
 
@@ -39,7 +43,7 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
         record(main)(words)
     except SystemExit as end:
         if isinstance(end.code, str) and _number("LOCAL_RANK"):
-            sys.exit(1)
+            time.sleep(_HEAD_START)  # the first tells it meanwhile, and torchrun ends this one
         raise
     except Exception as error:
         if _number("TORCHELASTIC_RESTART_COUNT") < _number("TORCHELASTIC_MAX_RESTARTS"):
