@@ -75,7 +75,9 @@ def cifar10(root: Path) -> None:
         told = {"batch_label": name, "labels": [0, 1, 2, 3], "data": _cifar(4, at), "filenames": ["a.png"] * 4}
         (folder / name).write_bytes(python2_pickle(told))
     names = ["airplane", "automobile", "bird", "cat"]
-    (folder / "batches.meta").write_bytes(python2_pickle({"num_cases_per_batch": 4, "label_names": names, "num_vis": 48}))
+    (folder / "batches.meta").write_bytes(
+        python2_pickle({"num_cases_per_batch": 4, "label_names": names, "num_vis": 48})
+    )
 
 
 def cifar100(root: Path) -> None:
@@ -194,7 +196,7 @@ def gtsrb(root: Path) -> None:
     told = [(f"{n:05d}.ppm", (0, 14)[n % 2]) for n in range(4)]
     with (root / "gtsrb/GT-final_test.csv").open("w", newline="") as file:
         table = csv.writer(file, delimiter=";")
-        table.writerow("Filename Width Height Roi.X1 Roi.Y1 Roi.X2 Roi.Y2 ClassId".split())
+        table.writerow(["Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"])
         table.writerows([name, 16, 18, 1, 1, 9, 9, number] for name, number in told)
     for name, number in told:
         picture(folder / "Final_Test/Images" / name, number)

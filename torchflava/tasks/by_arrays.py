@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchflava import pickled
-from torchflava.tasks.images import LabelledImages
+from torchflava.tasks.images import LabelledImages, numbered
 from torchflava.tasks.places import need
 
 _ARRAY = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
@@ -30,15 +30,17 @@ def cifar10(root: Path, split: str) -> LabelledImages:
     batches = [_unpickled(folder / name) for name in names]
     pixels = torch.cat([_cifar_pixels(batch, folder) for batch in batches])
     labels = [label for batch in batches for label in batch["labels"]]
-    return LabelledImages(pixels, labels, _unpickled(folder / "batches.meta")["label_names"])
+    classes = _unpickled(folder / "batches.meta")["label_names"]
+    return LabelledImages(pixels, labels, classes, keys=numbered(split, len(labels)))
 
 
 def cifar100(root: Path, split: str) -> LabelledImages:
     """train and test: a pickle each; the 100 fine classes."""
     folder = root / "cifar-100-python"
     batch = _unpickled(folder / split)
-    names = [name.replace("_", " ") for name in _unpickled(folder / "meta")["fine_label_names"]]
-    return LabelledImages(_cifar_pixels(batch, folder), batch["fine_labels"], names)
+    pixels, labels = _cifar_pixels(batch, folder), batch["fine_labels"]
+    classes = _unpickled(folder / "meta")["fine_label_names"]
+    return LabelledImages(pixels, labels, classes, keys=numbered(split, len(labels)))
 
 
 def stl10(root: Path, split: str) -> LabelledImages:
@@ -51,7 +53,7 @@ def stl10(root: Path, split: str) -> LabelledImages:
     # Columns lie one after the other there.
     images = torch.from_numpy(pixels.reshape(-1, 3, _STL_SIDE, _STL_SIDE).swapaxes(2, 3))
     names = (folder / "class_names.txt").read_text().split()
-    whole = LabelledImages(images, torch.from_numpy(labels), names)
+    whole = LabelledImages(images, torch.from_numpy(labels), names, keys=numbered(split, len(labels)))
     if split == "test":
         return whole
     return whole.take(int(at) for at in (folder / "fold_indices.txt").read_text().splitlines()[0].split())
@@ -67,7 +69,7 @@ def fer2013(root: Path, split: str) -> LabelledImages:
             if row["Usage"] == split:
                 faces.append(np.array(row["pixels"].split(), np.uint8))
                 labels.append(int(row["emotion"]))
-                keys.append(str(at))
+                keys.append(f"row {at}")
     pixels = torch.from_numpy(np.stack(faces).reshape(-1, _FER_SIDE, _FER_SIDE))
     return LabelledImages(pixels, labels, _FACES, keys=keys)
 
@@ -80,7 +82,8 @@ def pcam(root: Path, split: str) -> LabelledImages:
     stem = f"camelyonpatch_level_2_split_{split}"
     with h5py.File(root / "pcam" / f"{stem}_y.h5") as file:
         labels = torch.from_numpy(file["y"][()].reshape(-1).astype(np.int64))
-    return LabelledImages(_Patches(root / "pcam" / f"{stem}_x.h5"), labels, ("healthy tissue", "a tumour"))
+    patches = _Patches(root / "pcam" / f"{stem}_x.h5")
+    return LabelledImages(patches, labels, ("healthy tissue", "a tumour"), keys=numbered(split, len(labels)))
 
 
 class _Patches(Sequence[Tensor]):

@@ -89,7 +89,7 @@ def gtsrb(root: Path, split: str) -> LabelledImages:
 def sun397(root: Path, split: str) -> LabelledImages:
     """Training and Testing of partition 1 of ten, as the lists of Partitions.zip have it."""
     folder = root / "SUN397"
-    names = [line.strip().strip("/") for line in _lines(folder / "Partitions" / "ClassName.txt")]
+    names = [line.strip().strip("/") for line in _lines(folder / "ClassName.txt")]
     number = {name: at for at, name in enumerate(names)}
     listed = [line.strip().lstrip("/") for line in _lines(folder / "Partitions" / f"{split}_01.txt")]
     files = [(folder / path, number[path.rpartition("/")[0]]) for path in listed]

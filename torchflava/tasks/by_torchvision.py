@@ -10,7 +10,7 @@ from typing import Any
 
 from torchvision import datasets
 
-from torchflava.tasks.images import LabelledImages, of_files
+from torchflava.tasks.images import LabelledImages, numbered, of_files
 from torchflava.tasks.places import need
 
 
@@ -38,7 +38,8 @@ def dtd(root: Path, split: str) -> LabelledImages:
 def mnist(root: Path, split: str) -> LabelledImages:
     """train and test, from unpacked idx files."""
     dataset = datasets.MNIST(root, train=split == "train")
-    return LabelledImages(dataset.data, dataset.targets, [str(digit) for digit in range(10)])
+    keys = numbered(split, len(dataset))
+    return LabelledImages(dataset.data, dataset.targets, [str(digit) for digit in range(10)], keys=keys)
 
 
 def clevr(root: Path, split: str) -> LabelledImages:

@@ -22,7 +22,7 @@ class LabelledImages:
         images: N files, or pixels (H, W) or (3, H, W) uint8; grey becomes three equal channels.
         labels: N numbers of classes, from 0.
         classes: what each class is called, by number.
-        keys: N names that tell the samples apart, wherever the data lie; the positions unless given.
+        keys: N names that tell the samples apart, wherever the data lie.
 
     Raises:
         ValueError: if these do not go together.
@@ -34,11 +34,11 @@ class LabelledImages:
         labels: Numbers,
         classes: Sequence[str],
         *,
-        keys: Sequence[str] = (),
+        keys: Sequence[str],
     ) -> None:
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.classes = tuple(classes)
-        self.keys = list(keys) or [str(at) for at in range(len(images))]
+        self.keys = list(keys)
         self._images = images
         if not len(images) == len(self.labels) == len(self.keys):
             raise ValueError(
@@ -105,6 +105,11 @@ def read_image(path: Path) -> Tensor:
 
 def _rgb(pixels: Tensor) -> Tensor:
     return pixels.expand(3, *pixels.shape).contiguous() if pixels.ndim == 2 else pixels
+
+
+def numbered(split: str, num: int) -> list[str]:
+    """Keys of a split's samples that have no names of their own."""
+    return [f"{split}/{at}" for at in range(num)]
 
 
 def of_files(root: Path, files: Sequence[tuple[Path, int]], classes: Sequence[str]) -> LabelledImages:

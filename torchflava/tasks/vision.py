@@ -62,8 +62,8 @@ class VisionTask:
         """
         self._check("train")
         spec = self._spec
-        train = spec.read(self.root, spec.train)
-        return (train, spec.read(self.root, spec.valid)) if spec.valid else spec.hold_out(train, self.name)
+        train = self._read(spec.train)
+        return (train, self._read(spec.valid)) if spec.valid else spec.hold_out(train, self.name)
 
     def test(self) -> LabelledImages:
         """What is looked at once.
@@ -74,7 +74,7 @@ class VisionTask:
             ValueError: if it is damaged.
         """
         self._check("test")
-        return self._spec.read(self.root, self._spec.test)
+        return self._read(self._spec.test)
 
     def class_names(self, images: LabelledImages) -> tuple[str, ...]:
         """What the classes of a split are called in a prompt.
@@ -85,6 +85,18 @@ class VisionTask:
         if self._spec.unnamed:
             raise ValueError(f"{self.name} {self._spec.unnamed}; give their names by --names FILE, one a line")
         return tuple(self._spec.word(name) for name in images.classes)
+
+    def _read(self, split: str) -> LabelledImages:
+        try:
+            images = self._spec.read(self.root, split)
+        except (LookupError, OSError, RuntimeError, UnicodeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{self.name}: the {split} split below {self.root} cannot be read ({what}); unpack its archives again"
+            ) from error
+        if not len(images):
+            raise ValueError(f"{self.name}: the {split} split below {self.root} is empty; unpack its archives again")
+        return images
 
     def _check(self, split: Split | None) -> None:
         needed = [one for one in self._spec.needed if split is None or one.split in (split, "all")]
