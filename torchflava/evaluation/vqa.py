@@ -2,7 +2,8 @@
 spelling that answers are compared in.
 
 The rules of spelling are those of the official evaluation (GT-Vision-Lab/VQA, vqaEval.py, in the form that MMF's
-`EvalAIAnswerProcessor` has), oddities included, for a number that is compared with others' has to have them too.
+`EvalAIAnswerProcessor` has), oddities included, for a number that is compared with others' has to have them too. MMF's also cuts
+an 's off its word; the official one does not, and an answer handed in so would match nobody's.
 """
 
 import re
@@ -13,7 +14,7 @@ _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "fou
             "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
 _ARTICLES = ("a", "an", "the")
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_COMMA_IN_NUMBER = re.compile(r"\d,+\d")
 _PERIOD = re.compile(r"\.(?!\d)")  # "1.5" keeps its own
 _PERIODS = 32  # as many are taken away at most: the reference passes re.UNICODE, which is 32, in place of a count
 
