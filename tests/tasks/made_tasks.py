@@ -64,15 +64,22 @@ def python2_pickle(fields: dict[str, object]) -> bytes:
     return b"\x80\x02}(" + b"".join(told(key) + told(value) for key, value in fields.items()) + b"u."
 
 
-def _cifar(num: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (num, 3072), dtype=np.uint8)
+def bright(labels: Sequence[int], *shape: int) -> np.ndarray:
+    """Noise, the brighter the higher the label: (N, ...) uint8."""
+    noise = np.random.default_rng(len(labels)).integers(0, 20, (len(labels), *shape))
+    return (noise + 30 * np.array(labels).reshape(-1, *(1 for _ in shape))).astype(np.uint8)
 
 
 def cifar10(root: Path) -> None:
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    for at, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
-        told = {"batch_label": name, "labels": [0, 1, 2, 3], "data": _cifar(4, at), "filenames": ["a.png"] * 4}
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        told = {
+            "batch_label": name,
+            "labels": [0, 1, 2, 3],
+            "data": bright([0, 1, 2, 3], 3072),
+            "filenames": ["a.png"] * 4,
+        }
         (folder / name).write_bytes(python2_pickle(told))
     names = ["airplane", "automobile", "bird", "cat"]
     (folder / "batches.meta").write_bytes(
@@ -85,7 +92,7 @@ def cifar100(root: Path) -> None:
     folder.mkdir(parents=True)
     for split, num in (("train", 12), ("test", 6)):
         labels = [n % 3 for n in range(num)]
-        told = {"fine_labels": labels, "coarse_labels": [0] * num, "data": _cifar(num, num), "batch_label": split}
+        told = {"fine_labels": labels, "coarse_labels": [0] * num, "data": bright(labels, 3072), "batch_label": split}
         (folder / split).write_bytes(python2_pickle(told))
     told = {"fine_label_names": ["apple", "aquarium_fish", "baby"], "coarse_label_names": ["fruit"]}
     (folder / "meta").write_bytes(python2_pickle(told))
@@ -163,7 +170,7 @@ def mnist(root: Path) -> None:
     folder = root / "MNIST/raw"
     folder.mkdir(parents=True)
     for part, num in (("train", 20), ("t10k", 7)):
-        pixels = np.random.default_rng(num).integers(0, 256, (num, 28, 28), dtype=np.uint8)
+        pixels = bright([n % 3 for n in range(num)], 28, 28)
         head = struct.pack(">IIII", 2051, num, 28, 28)
         (folder / f"{part}-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
         labels = bytes(n % 3 for n in range(num))
@@ -174,8 +181,7 @@ def stl10(root: Path) -> None:
     folder = root / "stl10_binary"
     folder.mkdir(parents=True)
     for split, num in (("train", 14), ("test", 5)):
-        pixels = np.random.default_rng(num).integers(0, 256, (num, 3, 96, 96), dtype=np.uint8)
-        pixels.tofile(folder / f"{split}_X.bin")
+        bright([n % 2 for n in range(num)], 3, 96, 96).tofile(folder / f"{split}_X.bin")
         np.array([1 + n % 2 for n in range(num)], np.uint8).tofile(folder / f"{split}_y.bin")
     lines(folder / "class_names.txt", ["airplane", "bird"])
     lines(folder / "fold_indices.txt", ["13 0 1 4 5 6 7 8 9 10 ", "2 3 4 5 6 7 8 9 11 12 "])
@@ -227,7 +233,7 @@ def pcam(root: Path) -> None:
     for split, num in (("train", 8), ("valid", 4), ("test", 4)):
         stem = root / f"pcam/camelyonpatch_level_2_split_{split}"
         with h5py.File(f"{stem}_x.h5", "w") as file:
-            file["x"] = np.random.default_rng(num).integers(0, 256, (num, 96, 96, 3), dtype=np.uint8)
+            file["x"] = bright([n % 2 for n in range(num)], 96, 96, 3)
         with h5py.File(f"{stem}_y.h5", "w") as file:
             file["y"] = np.array([n % 2 for n in range(num)], np.uint8).reshape(num, 1, 1, 1)
 
@@ -261,7 +267,7 @@ def clevr(root: Path) -> None:
 
 def fer2013(root: Path) -> None:
     usages = ["Training"] * 6 + ["PublicTest"] * 2 + ["PrivateTest"] * 4
-    pixels = np.random.default_rng(3).integers(0, 256, (12, 48 * 48))
+    pixels = bright([n % 2 for n in range(12)], 48 * 48)
     rows = [f"{(0, 6)[n % 2]},{' '.join(map(str, pixels[n]))},{usage}" for n, usage in enumerate(usages)]
     lines(root / "fer2013/fer2013.csv", ["emotion,pixels,Usage", *rows])
 
@@ -271,10 +277,10 @@ def sun397(root: Path) -> None:
     names = ["/a/abbey", "/a/apartment_building/outdoor", "/z/zoo"]
     lines(folder / "ClassName.txt", names)
     for split, few in (("Training", range(4)), ("Testing", range(4, 6))):
-        listed = [f"{name}/sun_{'abcdef'[n]}{number}.jpg" for number, name in enumerate(names) for n in few]
+        listed = [f"{name}/sun_{'abcdef'[n]}.jpg" for name in names for n in few]
         lines(folder / f"Partitions/{split}_01.txt", listed)
         for path in listed:
-            picture(folder / path[1:], len(path))
+            picture(folder / path[1:], names.index(path.rpartition("/")[0]))
 
 
 def sst(root: Path) -> None:

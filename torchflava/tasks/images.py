@@ -59,8 +59,16 @@ class LabelledImages:
         Raises:
             ValueError: if its file is missing or damaged.
         """
+        return self.image(index), int(self.labels[index])
+
+    def image(self, index: int) -> Tensor:
+        """The image alone, (3, H, W) uint8.
+
+        Raises:
+            ValueError: if its file is missing or damaged.
+        """
         image = self._images[index]
-        return (read_image(image) if isinstance(image, Path) else _rgb(image)), int(self.labels[index])
+        return read_image(image) if isinstance(image, Path) else _rgb(image)
 
     def take(self, positions: Iterable[int]) -> "LabelledImages":
         """Those at `positions`, in that order."""
