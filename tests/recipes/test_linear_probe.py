@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "recipes"), str(ROOT / "tests" / "tasks"), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import linear_probe
 import tiny
@@ -23,6 +25,8 @@ from results import read_results
 
 from torchflava.models import save_pretrained
 from torchflava.tasks import VISION_TASKS, vision_task
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
