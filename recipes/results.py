@@ -1,7 +1,7 @@
 """What evaluations measured, kept where `recipes/scorecard.py` finds it: a `results.json` in the folder of each run.
 
-The file is a list of rows, one for each task and metric: {"task", "metric", "value", "model", "made_by", "date", "settings"}. Values
-are as computed, accuracy .75 and not 75. An evaluation that is run again replaces its own rows and leaves the others.
+The file is a list of rows, one for each task and metric: {"task", "metric", "value", "model", "made_by", "date", "settings"}.
+Values are as computed, accuracy .75 and not 75. An evaluation that is run again replaces its own rows and leaves the others.
 """
 
 import json
@@ -83,8 +83,10 @@ def read_results(file: Path) -> list[Result]:
     try:
         rows = [Result(**row) for row in json.loads(file.read_text())]
         for row in rows:
-            float(row.value)
-            datetime.fromisoformat(row.date)
+            if not math.isfinite(row.value):
+                raise ValueError(f"the value of {row.task} is {row.value}")
+            if datetime.fromisoformat(row.date).tzinfo is None:
+                raise ValueError(f"the date {row.date} has no time zone")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a file of results: {error}; measure again, or take it away") from error
     return rows

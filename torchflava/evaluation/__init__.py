@@ -11,24 +11,46 @@ from torchflava.evaluation.metrics import (
     pearson,
     spearman,
 )
+from torchflava.evaluation.published import PUBLISHED, effects
 from torchflava.evaluation.reading import Reading, table
 from torchflava.evaluation.reranking import ranks_in, rerank, reranked_retrieval
 from torchflava.evaluation.retrieval import Recalls, ranks_of_answers, recall, retrieval, top_k
+from torchflava.evaluation.scorecard import (
+    AVERAGES,
+    COLUMNS,
+    TASKS,
+    Column,
+    Row,
+    as_csv,
+    as_markdown,
+    averages,
+    shown_averages,
+)
 from torchflava.evaluation.sharing import embed_over_ranks
 from torchflava.evaluation.vqa import normalise_answer, vqa_accuracy, vqa_targets
 from torchflava.evaluation.whitening import Whitening, fit_whitening
 from torchflava.evaluation.zero_shot import class_embeddings, top_k_accuracy
 
 __all__ = [
+    "AVERAGES",
+    "COLUMNS",
+    "PUBLISHED",
+    "TASKS",
+    "Column",
     "Labelled",
     "ProbeResult",
     "Reading",
     "Recalls",
+    "Row",
     "Whitening",
     "accuracy",
     "accuracy_and_f1",
+    "as_csv",
+    "as_markdown",
     "auroc",
+    "averages",
     "class_embeddings",
+    "effects",
     "embed_over_ranks",
     "f1",
     "fit_whitening",
@@ -44,6 +66,7 @@ __all__ = [
     "rerank",
     "reranked_retrieval",
     "retrieval",
+    "shown_averages",
     "spearman",
     "table",
     "top_k",

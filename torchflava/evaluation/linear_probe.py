@@ -80,6 +80,8 @@ def linear_probe(
     """
     if backend not in ("torch", "sklearn"):
         raise ValueError(f"backend {backend!r} is unknown; choose 'torch' or 'sklearn'")
+    if max_iter < 1:
+        raise ValueError(f"max_iter {max_iter} must be 1 or more; the paper's is 1000")
     if backend == "sklearn" and torch.device(device).type != "cpu":
         raise ValueError(
             f"scikit-learn computes on the CPU, not on {device}; leave device out or choose backend='torch'"

@@ -80,15 +80,14 @@ def top_k(queries: Tensor, gallery: Tensor, k: int, *, chunk: int = 1024) -> Ten
     """
     if k < 1:
         raise ValueError(f"k {k} must be 1 or more")
-    ordered = (scores.sort(dim=1, descending=True, stable=True).indices for scores in _cosines(queries, gallery, chunk))
-    return torch.cat([places[:, :k] for places in ordered])
+    return torch.cat([_first(scores, min(k, len(gallery))) for scores in _cosines(queries, gallery, chunk)])
 
 
 def recall(ranks: Tensor, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
     """(Q,) ranks from 0 -> the share of queries answered within the first K, for each K."""
     if len(ranks) == 0:
         raise ValueError("recall of no queries")
-    return {k: float((ranks < k).float().mean()) for k in ks}
+    return {k: float((ranks < k).double().mean()) for k in ks}
 
 
 def check_owner(owner: Tensor, num_images: int) -> None:
@@ -96,6 +95,15 @@ def check_owner(owner: Tensor, num_images: int) -> None:
     if not len(owner) or int(owner.min()) < 0 or int(owner.max()) >= num_images:
         told = f"reach from {int(owner.min())} to {int(owner.max())}" if len(owner) else "are none"
         raise ValueError(f"owners of texts {told}, and there are {num_images} images; number the images from 0")
+
+
+def _first(scores: Tensor, k: int) -> Tensor:
+    """(Q, G) -> (Q, k) places of the highest, equal ones by place; `torch.topk` leaves open which of equal ones it takes."""
+    last = scores.topk(k, dim=1).values[:, -1:]
+    above, level = scores > last, scores == last
+    taken = above | (level & (level.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
+    places = taken.nonzero()[:, 1].view(-1, k)
+    return places.gather(1, scores.gather(1, places).sort(dim=1, descending=True, stable=True).indices)
 
 
 def _cosines(queries: Tensor, gallery: Tensor, chunk: int) -> Iterator[Tensor]:
