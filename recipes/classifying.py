@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from evaluation_settings import ZeroShot
-from features import Feeder
+from features import Feeder, check_widths
 from probing import chosen_tasks, print_sizes
 from results import Measured
 
@@ -106,6 +106,7 @@ def _outcome(
         raise ValueError(f"images cannot be embedded: {feeder.evaluated.without or 'embed_image is None'}")
     classes = class_embeddings(feeder.texts, prompts)
     embedded = feeder.images(images.image, len(images), embed, what=name)
+    check_widths(embedded, classes)
     settings = {
         "protocol": "zero-shot",
         "num_classes": len(prompts),

@@ -110,6 +110,15 @@ class Feeder:
         return str(self.run.agree(own))
 
 
+def check_widths(images: Tensor, texts: Tensor) -> None:
+    """Raise ValueError unless (N, E) images and (P, E) texts can be compared."""
+    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
+        raise ValueError(
+            f"images are embedded as {tuple(images.shape)} and texts as {tuple(texts.shape)}; a row of as many numbers is "
+            "due for each"
+        )
+
+
 def keep_features(task: VisionTask, feeder: Feeder, folder: Path) -> Path:
     """The file with a task's features, which is made unless it is there; every rank calls it.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from classifying import Outcome
 from evaluation_settings import ZeroShot
-from features import Feeder
+from features import Feeder, check_widths
 from results import Measured
 from torch import Tensor
 
@@ -35,6 +35,7 @@ def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
     if feeder.run.leads:
         print(f"{task}: {num_images} images and {num_texts} captions", flush=True)
     embedded = _Embedded(captioned, feeder, again=bool(config.rerank))
+    check_widths(embedded.images, embedded.texts)
     first = retrieval(embedded.images, embedded.texts, captioned.owner, ks=_KS)
     yield _rows(task, first), told
     if config.rerank:

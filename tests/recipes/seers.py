@@ -54,6 +54,11 @@ def mute(device: torch.device) -> Evaluated:
     return Evaluated(view, colour, without="it is an image encoder alone")
 
 
+def torn(device: torch.device) -> Evaluated:
+    """Images and texts in two spaces."""
+    return painter(device)._replace(embed_text=lambda texts: torch.ones(len(texts), 5))
+
+
 def odd(device: torch.device) -> object:
     """No model at all."""
     return {"view": view}

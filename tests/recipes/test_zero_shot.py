@@ -279,6 +279,8 @@ def test_what_cannot_be_is_told(classes: Path, weights: Path, root: Path, tmp_pa
     ends(r"which is not there; 10 images of it belong below", "--retrieval", file, *folder)
     ends("the model does not let pairs be scored: its match is None", *lies, "--rerank", "10", model="seers:blind")
     ends("it is an image encoder alone", *folder, model="seers:mute")
+    ends("images are embedded as .*27.* and texts as .*5.*; a row of as many", *folder, model="seers:torn")
+    ends("images are embedded as .*27.* and texts as .*5.*; a row of as many", *lies, model="seers:torn")
     ends("gtsrb tells signs by numbers", "--task", "gtsrb", "--root", str(root))
     (tmp_path / "names").write_text("red\nblue")
     ends("2 names for 7 classes", *folder, "--names", str(tmp_path / "names"))
