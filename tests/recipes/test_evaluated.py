@@ -68,6 +68,9 @@ def test_a_run_that_was_stopped_is_read_from_its_last_checkpoint(run: Path, tmp_
 
     whole = features(run)
     assert torch.equal(features(stopped), whole)
+    own = from_pretrained(run).flava.image_encoder
+    larger = own.image_size + own.embed.patch_size
+    assert opened(stopped, image_size=larger).view(pictures[0]).shape == (3, larger, larger)
     shutil.rmtree(stopped / "step-00000004")
     assert not torch.equal(features(stopped), whole)
     shutil.rmtree(stopped / "step-00000002")

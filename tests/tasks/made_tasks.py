@@ -67,7 +67,7 @@ def python2_pickle(fields: dict[str, object]) -> bytes:
 def bright(labels: Sequence[int], *shape: int) -> np.ndarray:
     """Noise, the brighter the higher the label: (N, ...) uint8."""
     noise = np.random.default_rng(len(labels)).integers(0, 20, (len(labels), *shape))
-    return (noise + 30 * np.array(labels).reshape(-1, *(1 for _ in shape))).astype(np.uint8)
+    return (noise + 200 // max(labels) * np.array(labels).reshape(-1, *(1 for _ in shape))).astype(np.uint8)
 
 
 def cifar10(root: Path) -> None:
@@ -148,7 +148,7 @@ def pets(root: Path) -> None:
 
 def caltech101(root: Path) -> None:
     folder = root / "caltech101/101_ObjectCategories"
-    for number, (name, num) in enumerate({"BACKGROUND_Google": 32, "Faces_easy": 31, "yin_yang": 33}.items()):
+    for number, (name, num) in enumerate({"BACKGROUND_Google": 33, "Faces_easy": 31, "yin_yang": 33}.items()):
         for at in range(1, num + 1):
             picture(folder / name / f"image_{at:04d}.jpg", number, mode="L" if at % 2 else "RGB", side=8)
     (folder / "BACKGROUND_Google/tmp").write_text("no picture, as in the archive")

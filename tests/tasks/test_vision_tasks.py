@@ -24,7 +24,7 @@ SIZES = {
     "aircraft": (9, 3, 6, 3),
     "dtd": (6, 2, 4, 2),
     "pets": (12, 3, 6, 3),
-    "caltech101": (72, 18, 6, 3),
+    "caltech101": (72, 18, 7, 3),
     "flowers102": (4, 2, 5, 102),
     "mnist": (17, 3, 7, 10),
     "stl10": (8, 2, 5, 2),
@@ -160,11 +160,24 @@ def test_torchvision_reads_the_same_where_it_can(root: Path) -> None:
         assert patches[at][1] == label
 
 
+def test_stl_is_learnt_from_its_first_fold(root: Path) -> None:
+    train, valid = vision_task("stl10", root).train_and_valid()
+    assert {*train.keys, *valid.keys} == {f"train/{at}" for at in (13, 0, 1, 4, 5, 6, 7, 8, 9, 10)}
+
+
+def test_equal_splits_alone_have_equal_fingerprints() -> None:
+    def told(labels: list[int], classes: str = "ab", keys: str = "xyz") -> str:
+        return LabelledImages([Path("1"), Path("2"), Path("3")], labels, classes, keys=keys).fingerprint()
+
+    assert told([0, 1, 1]) == told([0, 1, 1])
+    assert len({told([0, 1, 1]), told([0, 1, 0]), told([0, 1, 1], "ac"), told([0, 1, 1], keys="xyw")}) == 4
+
+
 def test_the_background_is_a_class_of_caltech(root: Path) -> None:
     (train, valid), test = vision_task("caltech101", root).train_and_valid(), vision_task("caltech101", root).test()
     assert test.classes[0] == "BACKGROUND_Google"
     assert Counter(train.labels.tolist() + valid.labels.tolist()) == {0: 30, 1: 30, 2: 30}
-    assert Counter(test.labels.tolist()) == {0: 2, 1: 1, 2: 3}
+    assert Counter(test.labels.tolist()) == {0: 3, 1: 1, 2: 3}
 
 
 def test_kittis_split_is_the_published_draw(root: Path) -> None:
