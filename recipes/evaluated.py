@@ -7,7 +7,6 @@ Letters: B batch, H, W, S sides in pixels, D width, E embedding width, P texts.
 """
 
 import importlib
-import json
 import os
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from evaluation_settings import Subject
+from evaluation_settings import Subject, is_run
 from export import model_of, read_config
 from kept import where_checkpoints_lie
 from torch import Tensor
@@ -172,14 +171,6 @@ def _loaded(subject: Subject) -> torch.nn.Module:
         file = Path(made) / "model.safetensors"
         save_tensors(file, full_weights(model), metadata_of(model))
         return from_pretrained(file, image_size=size)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a pretraining run's: its config.json has a preset, where transformers' has none."""
-    try:
-        return "preset" in json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return False
 
 
 def _tokenizer(subject: Subject) -> WordPiece | None:

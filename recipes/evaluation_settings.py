@@ -1,6 +1,7 @@
 """What linear_probe.py and zero_shot.py can be told. It imports no torch: a login node looks at the words too."""
 
 import importlib.util
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,14 @@ import tyro
 
 CODE = re.compile(r"[\w.]+:\w+")
 """A user's own model: module:function."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a pretraining run's: its config.json has a preset, where transformers' has none."""
+    try:
+        return "preset" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,7 @@ class Subject:
     def place(self) -> Path:
         """Where results go."""
         own = Path(self.model)
-        is_run = (own / "config.json").is_file() and (own / "data.json").is_file()
-        return Path(self.out) if self.out else own if is_run else Path("runs") / self.shown.replace(":", "-")
+        return Path(self.out) if self.out else own if is_run(own) else Path("runs") / self.shown.replace(":", "-")
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ def _of_subject(subject: Subject, *, places: bool) -> Iterator[str]:
         for flag, value in given.items():
             if value:
                 yield f"{flag} is for models that this project builds; {subject.model} decides it itself, leave it out"
-    elif places and "://" not in subject.model and not Path(subject.model).exists():
+    elif places and not Path(subject.model).exists():
         yield f"--model {subject.model} is neither a file or folder that is there nor module:function"
     if places and subject.vocab and not Path(subject.vocab).exists():
         yield f"--vocab {subject.vocab} is not there"

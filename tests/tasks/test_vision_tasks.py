@@ -1,6 +1,8 @@
 """The 22 image tasks, read from small copies of their real layouts."""
 
 import pickle
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +102,17 @@ def test_each_needed_file_is_missed_alone(root: Path, tmp_path: Path, name: str)
         if (there / one.path).exists():  # a folder that holds another
             continue
         assert one.path.split("|")[0] in (vision_task(name, there).missing() or "")
+
+
+@pytest.mark.parametrize(("name", "package"), [("cars", "scipy"), ("flowers102", "scipy"), ("pcam", "h5py")])
+def test_a_package_that_is_missing_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    told = rf"{name} is read with {package}: pip install 'torchflava\[eval\]'"
+    with pytest.raises(ImportError, match=told):
+        vision_task(name, root).test()
+    assert re.match(told, vision_task(name, root).missing() or "")
 
 
 def test_what_is_tested_on_needs_no_training_data(tmp_path: Path) -> None:

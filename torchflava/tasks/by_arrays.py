@@ -16,7 +16,6 @@ from torch import Tensor
 
 from torchflava import pickled
 from torchflava.tasks.images import LabelledImages, numbered
-from torchflava.tasks.places import need
 
 _ARRAY = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 _CIFAR_SIDE, _STL_SIDE, _FER_SIDE = 32, 96, 48
@@ -76,7 +75,6 @@ def fer2013(root: Path, split: str) -> LabelledImages:
 
 def pcam(root: Path, split: str) -> LabelledImages:
     """train, valid and test: patches of lymph nodes with or without a tumour in the middle; h5py reads them one by one."""
-    need("h5py", "pcam")
     import h5py
 
     stem = f"camelyonpatch_level_2_split_{split}"

@@ -12,7 +12,6 @@ import numpy as np
 
 from torchflava.tasks.by_torchvision import clevr
 from torchflava.tasks.images import LabelledImages, folder_of_classes, in_key_order, of_each_class, of_files
-from torchflava.tasks.places import need
 
 _CALTECH_TRAIN = 30  # of a class, as CLIP's 3,060
 _EUROSAT_TRAIN, _EUROSAT_TEST = 1000, 500  # of each of ten classes, as CLIP's 10,000 and 5,000
@@ -58,7 +57,6 @@ def clevr_sample(root: Path, split: str) -> LabelledImages:
 
 def flowers102(root: Path, split: str) -> LabelledImages:
     """trnid, valid and tstid: setid.mat names the images, imagelabels.mat their classes from 1; scipy reads both."""
-    need("scipy", "flowers102")
     from scipy.io import loadmat
     from torchvision.datasets import Flowers102
 

@@ -11,7 +11,6 @@ from typing import Any
 from torchvision import datasets
 
 from torchflava.tasks.images import LabelledImages, numbered, of_files
-from torchflava.tasks.places import need
 
 
 def food101(root: Path, split: str) -> LabelledImages:
@@ -21,7 +20,6 @@ def food101(root: Path, split: str) -> LabelledImages:
 
 def cars(root: Path, split: str) -> LabelledImages:
     """train and test; the annotations are MATLAB's, which scipy reads."""
-    need("scipy", "cars")
     return _files(datasets.StanfordCars(root, split, loader=Path), root)
 
 

@@ -47,5 +47,7 @@ class Spec(NamedTuple):
     templates: tuple[str, ...] = (TEMPLATE,)
     word: Callable[[str], str] = spaced
     """What a class is called in a prompt."""
+    package: str = ""
+    """Of the extra `eval`, if one reads it."""
     unnamed: str = ""
     """Why the data do not say what the classes are called."""

@@ -69,6 +69,7 @@ TABLE = {
             ),
             Needed("stanford_cars/cars_test", _CARS.format("cars_test.tgz"), "test"),
         ),
+        package="scipy",
     ),
     "aircraft": Spec(
         by_torchvision.aircraft,
@@ -118,6 +119,7 @@ TABLE = {
         test="tstid",
         metric="mean_per_class",
         templates=("a photo of a {}, a flower.",),
+        package="scipy",
     ),
     "mnist": Spec(
         by_torchvision.mnist,
@@ -183,6 +185,7 @@ TABLE = {
         ),
         valid="valid",
         templates=("a microscope picture of a lymph node with {}.",),
+        package="h5py",
     ),
     "ucf101": Spec(
         by_lists.ucf101,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from torchflava.tasks.images import LabelledImages
-from torchflava.tasks.places import MissingData, check_there
+from torchflava.tasks.places import MissingData, check_there, need
 from torchflava.tasks.spec import Metric, Sizes, Spec
 from torchflava.tasks.table import TABLE
 
@@ -45,10 +45,10 @@ class VisionTask:
         return self._spec.sizes
 
     def missing(self, split: Split | None = None) -> str | None:
-        """Which file is missing for a split, or for any; None if all are there."""
+        """Which file, or package, is missing for a split, or for any; None if all are there."""
         try:
             self._check(split)
-        except MissingData as error:
+        except (MissingData, ImportError) as error:
             return str(error)
         return None
 
@@ -101,6 +101,8 @@ class VisionTask:
     def _check(self, split: Split | None) -> None:
         needed = [one for one in self._spec.needed if split is None or one.split in (split, "all")]
         check_there(self.name, self.root, needed)
+        if self._spec.package:
+            need(self._spec.package, self.name)
 
 
 def vision_task(name: str, root: Path | str) -> VisionTask:
