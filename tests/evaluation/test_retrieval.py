@@ -105,5 +105,7 @@ def test_accuracy_counts_and_breaks_ties_by_class() -> None:
     assert top_k_accuracy(images, classes, labels, k=2) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="there are 3 classes"):
         top_k_accuracy(images, classes, labels + 2)
+    with pytest.raises(ValueError, match="not finite"):
+        top_k_accuracy(images * torch.nan, classes, labels)
     with pytest.raises(ValueError, match="needs a prompt"):
         class_embeddings(lambda texts: torch.ones(len(texts), 2), [["a"], []])

@@ -168,6 +168,7 @@ def _with_torch(train: Labelled, features: Tensor, lambdas: list[float], place: 
 def _with_sklearn(train: Labelled, features: Tensor, lambdas: list[float], place: _Place) -> tuple[list[Tensor], bool]:
     """The same by scikit-learn, one λ after the other."""
     try:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise ImportError("backend='sklearn' needs scikit-learn: pip install 'torchflava[eval]'") from error
@@ -177,7 +178,7 @@ def _with_sklearn(train: Labelled, features: Tensor, lambdas: list[float], place
     for lambda_ in lambdas:
         model = LogisticRegression(C=1 / lambda_, max_iter=place.max_iter, tol=TOLERANCE / len(y))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it did not converge is told by the result
+            warnings.simplefilter("ignore", ConvergenceWarning)  # that it did not converge is told by the result
             model.fit(x, y)
         predicted.append(torch.from_numpy(model.predict(asked)))
         ended &= bool(model.n_iter_.max() < place.max_iter)

@@ -30,7 +30,7 @@ def top_k_accuracy(images: Tensor, classes: Tensor, labels: Tensor, *, k: int = 
     """(Q, E), (C, E), (Q,) int64 -> the share of images whose class is among the k nearest; ties go to the lower class.
 
     Raises:
-        ValueError: if the labels do not fit.
+        ValueError: if the labels do not fit, or embeddings are not finite.
     """
     if labels.shape != images.shape[:1] or len(labels) == 0:
         raise ValueError(
@@ -40,6 +40,8 @@ def top_k_accuracy(images: Tensor, classes: Tensor, labels: Tensor, *, k: int = 
         raise ValueError(
             f"labels reach from {int(labels.min())} to {int(labels.max())}; there are {len(classes)} classes"
         )
+    if not (torch.isfinite(images).all() and torch.isfinite(classes).all()):
+        raise ValueError("embeddings hold numbers that are not finite; look at the model that made them")
     scores = F.normalize(images.float(), dim=-1) @ F.normalize(classes.float(), dim=-1).T
     nearest = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return float((nearest == labels[:, None]).any(1).float().mean())
