@@ -23,6 +23,7 @@ from evaluation_settings import Probe
 from made_tasks import MADE, bright
 from results import read_results
 
+from torchflava.evaluation import COLUMNS
 from torchflava.models import save_pretrained
 from torchflava.tasks import VISION_TASKS, vision_task
 
@@ -76,6 +77,24 @@ def test_each_task_runs_to_its_result(probed: Path, root: Path, name: str) -> No
     assert row.settings["num_test"] == len(task.test())
     assert row.settings["whole"] is False
     assert 1e-6 <= row.settings["lambda"] <= 1e6
+
+
+def test_the_scorecard_has_a_column_for_each(root: Path) -> None:
+    ours = {(name, vision_task(name, root).metric) for name in VISION_TASKS}
+    assert ours == {column.key for column in COLUMNS if column.domain == "vision"}
+
+
+def test_data_are_whole_within_a_hundredth(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from probing import print_sizes
+
+    task = vision_task("pets", root)
+    assert print_sizes(task, 3680, 3669)
+    assert print_sizes(task, 3679, 3640)
+    assert print_sizes(task, None, 3669)
+    assert capsys.readouterr().out == ""
+    assert not print_sizes(task, 3640, 3669)
+    assert not print_sizes(task, 3680, 3600)
+    assert "3600 to test on (of 3669)" in capsys.readouterr().out
 
 
 def test_a_perfect_model_scores_one_on_every_task(root: Path, tmp_path: Path) -> None:

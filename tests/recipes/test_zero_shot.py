@@ -20,6 +20,7 @@ from made_tasks import MADE, picture
 from results import Result, read_results
 from seers import COLOURS
 
+from torchflava.evaluation import COLUMNS
 from torchflava.models import from_pretrained, save_pretrained
 from torchflava.tasks import VISION_TASKS, read_image, vision_task
 from torchflava.transforms.image import EvalView, normalise
@@ -197,6 +198,8 @@ def test_retrieval_by_karpathys_split(tmp_path: Path, dataset: str) -> None:
     )
     assert {row.settings["num_images"] for row in found.values()} == {10}
     assert {row.settings["num_texts"] for row in found.values()} == {50}
+    columns = {column.metric for column in COLUMNS if column.task == dataset}
+    assert columns == {"tr@1", "tr@5", "ir@1", "ir@5"}  # the scorecard's
 
 
 def test_a_blind_model_retrieves_what_lies_first(tmp_path: Path) -> None:
