@@ -129,7 +129,7 @@ def seconds(text: str) -> float:
         hours, minutes, secs = numbers
     else:
         hours, minutes, secs = 0, *(*numbers, 0)[:2]
-    return int(days or 0) * 86400.0 + hours * 3600 + minutes * 60 + secs
+    return int(days or 0) * 86400.0 + hours * 3600 + minutes * 60 + secs or float("inf")  # 0 means none
 
 
 def _complaint(wishes: Sequence[Wish], limit: str | None, partition: Partition) -> str:
