@@ -357,6 +357,27 @@ def test_a_limit_from_sbatch_s_variable_counts(slurm: FakeSlurm, monkeypatch: py
         script(shell("true"), signal="USR1@90")
 
 
+@pytest.mark.parametrize(
+    ("most", "usual", "settings", "signalled"),
+    [
+        ("5:00", "n/a", {}, False),
+        ("infinite", "5:00", {}, False),
+        ("infinite", "5:00", {"time": "60"}, True),
+        ("1-00:00:00", "1:00:00", {}, True),
+        ("infinite", "n/a", {}, True),
+    ],
+)
+def test_a_limit_from_the_partition_counts(
+    slurm: FakeSlurm, most: str, usual: str, settings: dict[str, str], signalled: bool
+) -> None:
+    """Else a job that fails late would be taken for one whose time is up, again and again."""
+    slurm.answer("sinfo", out=f"low*|1-infinite|{most}|3|8|16000|gpu:4|{usual}\n")
+    assert ("signal" in options(script(shell("true"), **settings))) is signalled
+    if not signalled:
+        with pytest.raises(LaunchError, match="360 s before the time limit, and the partition's is no longer"):
+            script(shell("true"), signal="USR1@300")
+
+
 def test_a_line_s_end_would_begin_a_command(slurm: FakeSlurm) -> None:
     for app, settings in ((shell("true", name="a\ntouch b"), {}), (shell("true"), {"comment": "a\ntouch b"})):
         with pytest.raises(LaunchError, match=r"'a\\ntouch b.* holds the end of a line"):

@@ -87,7 +87,7 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
         job_dir = Path(cfg["job_dir"]).expanduser().absolute() if cfg.get("job_dir") else None
         workspace = app.roles[0].metadata.get(_WORKSPACE)
         logs = (job_dir or Path.cwd()) / Path(cfg["log_dir"]).expanduser()
-        signal, lead = _signal(cfg.get("signal"), limit)
+        signal, lead = _signal(cfg.get("signal"), limit, slurm_limits.length(limit, candidates))
         job = {name: cfg[name] for name in _OF_JOB if cfg.get(name)}
         job |= {"requeue": "", "open-mode": "append", "output": f"{str(logs).replace('%', '%%')}/slurm-%j.out"}
         job |= {"chdir": str(job_dir)} if job_dir else {}
@@ -230,9 +230,8 @@ def _ended(number: str) -> bool:
     return not jobs or bool(is_terminal(jobs[0].app_state)) or jobs[0].app_state == AppState.UNKNOWN
 
 
-def _signal(asked: str | None, limit: str | None) -> tuple[str, int]:
+def _signal(asked: str | None, limit: str | None, length: float) -> tuple[str, int]:
     """sbatch's --signal, and how many seconds before the limit it comes; none for `none`, and for trials."""
-    length = slurm_limits.seconds(limit) if limit else float("inf")
     if asked is None:
         asked = _SIGNAL if length >= _SHORT else "none"
     if asked == "none":
@@ -241,8 +240,9 @@ def _signal(asked: str | None, limit: str | None) -> tuple[str, int]:
     if not found:
         raise LaunchError(f"signal={asked}: write SIGNAL@SECONDS, such as {_SIGNAL}, or none")
     if int(found[1]) + 60 >= length:
+        whose = f"time={limit}" if limit else "the partition's"
         raise LaunchError(
-            f"signal={asked} may come {int(found[1]) + 60} s before the time limit, and time={limit} is no longer than that"
+            f"signal={asked} may come {int(found[1]) + 60} s before the time limit, and {whose} is no longer than that"
         )
     return asked, int(found[1])
 
