@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import tyro
-from presets import Config, parse
+from presets import Config, needs_codes, parse
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from planned import Need, Planner
@@ -134,6 +134,11 @@ def notes(
         f"- {asked.reserve:.0%} of {asked.gpu_gb:g} GB is left free for what is not counted. Time is assumed, not measured: "
         f"{asked.mfu:.0%} of {tflops:g} TFLOPS, communication within it; what is computed twice is in it."
     )
+    if config.codebook and needs_codes(config):
+        yield (
+            "- Left out of the time: the codebook's encoding of each image, of a dVAE in float32 slower than its operations say; "
+            "recipes/data/codes.py does it once for all steps."
+        )
     if config.compiled:
         yield "- Compiled code keeps other states than those counted here."
 

@@ -196,6 +196,8 @@ def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = (
     """
     from complaints import complaints, complaints_of_places, complaints_of_ranks  # here, because they speak of a Config
 
+    if sum(word.partition("=")[0] == "--preset" for word in words) > 1:
+        sys.exit("pretrain.py: --preset is given twice; name one")
     name, named = _preset_of(words), presets()
     if name not in named:
         sys.exit(f"no preset is called {name!r}; there are {', '.join(named)}")

@@ -221,6 +221,8 @@ def test_the_whole_life_of_a_job(
     assert torchx("status", handle) == 1  # TorchX 0.7's own: a traceback
     assert "does not exist or has been removed" in caplog.text
     assert told("cancel", handle) == ""  # nothing to do
+    with pytest.raises(LaunchError, match="'job' is no NAMESPACE:NAME"):
+        create_scheduler("here").describe("job")
     methods = [request.method for request in cluster.requests]
     assert (methods.count("POST"), methods.count("DELETE")) == (1, 1)
 

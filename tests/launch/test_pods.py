@@ -97,7 +97,9 @@ def test_a_wrong_option_is_named_with_its_remedy(options: dict[str, Any], told: 
     assert told in str(wrong.value)
 
 
-@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "DB_PASSWORD", "aws_secret"])
+@pytest.mark.parametrize(
+    "name", ["WANDB_API_KEY", "HF_TOKEN", "DB_PASSWORD", "aws_secret", "PGPASSWORD", "MYSQL_PWD", "GEMINI_APIKEY"]
+)
 @pytest.mark.parametrize("how", ["env", "export"])
 def test_a_secret_s_value_is_refused_and_not_repeated(name: str, how: str) -> None:
     variable = [{"name": name, "value": "hunter2"}] if how == "env" else []
@@ -109,6 +111,6 @@ def test_a_secret_s_value_is_refused_and_not_repeated(name: str, how: str) -> No
 
 
 def test_other_variables_are_no_secrets() -> None:
-    line = "export TOKENIZERS_PARALLELISM=0; export AWS_ACCESS_KEY_ID=a; exec python x.py export MY_KEY=1"
+    line = "export TOKENIZERS_PARALLELISM=0; export AWS_ACCESS_KEY_ID=a; export MONKEY=1 PWD=/a; exec python x.py export MY_KEY=1"
     pod = {"spec": {"containers": [{"name": "a", "command": ["bash", "-c", line]}]}}
     complete(pod, {}, run_name="a")

@@ -72,6 +72,19 @@ def test_a_setting_that_the_scheduler_lacks_is_named(run: Command, capsys: pytes
         assert f"{scheduler} has no such setting; {remedy}" in capsys.readouterr().err
 
 
+def test_a_setting_without_a_value_or_of_another_kind_is_named(
+    run: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scheduler, typed, remedy in (
+        ("slurm", "partition", "-cfg partition: write KEY=VALUE,KEY=VALUE"),
+        ("slurm", "log_dir=", "-cfg log_dir=: write KEY=VALUE,KEY=VALUE"),
+        ("kubernetes", "grace=ten", "-cfg grace=ten: .*'ten'"),
+    ):
+        assert run("-s", scheduler, "-cfg", typed, "--dryrun", "mine.py", "--image", "a/b:1") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.match(f"torchx run: error: {remedy}", line)
+
+
 def test_without_a_configuration_the_scheduler_is_local(
     run: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,25 @@ def test_the_configuration_gives_defaults_and_what_is_typed_wins(checkout: Path)
     assert other[2:] == ["--cpus=3"]
 
 
+def test_of_two_configurations_the_first_wins_however_the_file_is_written() -> None:
+    """TorchX names the home directory's first."""
+    both = {"./recipes/pretrain.py": {"nodes": "4"}, "recipes/pretrain.py": {"nodes": "2", "cpus": "3"}}
+    got = torchx_words(["recipes/pretrain.py"], both, local=False, torchx=())
+    assert sorted(got[2:]) == ["--cpus=3", "--nodes=4"]
+
+
+def test_a_cluster_s_job_knows_the_file_by_where_it_lies_from_here(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a job in a copy, or in an image, runs the copy's; what lies elsewhere is found from there too."""
+    (checkout / "link").symlink_to(checkout)
+    for typed in (f"{checkout}/recipes/pretrain.py", f"{checkout}/link/recipes/pretrain.py", "./recipes/pretrain.py"):
+        assert words(typed, local=False)[1] == "--script=recipes/pretrain.py"
+    monkeypatch.chdir(checkout / "recipes")
+    assert words("../mine.py", local=False)[1] == f"--script={checkout.resolve()}/mine.py"
+    assert words("../mine.py --image a/b", local=False)[1] == "--script=../mine.py"
+
+
 def test_a_wrong_entry_of_the_configuration_is_named() -> None:
     with pytest.raises(LaunchError, match=r"\.torchxconfig, \[component:recipes/pretrain.py\].* --nods; .*--nodes"):
         words("recipes/pretrain.py", nods="4")

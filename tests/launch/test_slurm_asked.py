@@ -214,7 +214,15 @@ def test_a_job_that_may_lose_nodes_needs_room_for_the_fewest(
 
 @pytest.mark.parametrize(
     ("text", "length"),
-    [("90", 5400), ("1:30", 90), ("2:00:05", 7205), ("1-2", 93_600), ("1-2:30", 95_400), ("1-0:0:1", 86_401)],
+    [
+        ("90", 5400),
+        ("0", float("inf")),
+        ("1:30", 90),
+        ("2:00:05", 7205),
+        ("1-2", 93_600),
+        ("1-2:30", 95_400),
+        ("1-0:0:1", 86_401),
+    ],
 )
 def test_times(text: str, length: float) -> None:
     assert seconds(text) == length
@@ -293,6 +301,26 @@ def test_a_job_s_own_copy_has_what_git_knows(slurm: FakeSlurm, tmp_path: Path) -
     assert (copy / "data").readlink() == tmp_path / "disk"
     with pytest.raises(LaunchError, match="copy is there already: each job makes a folder of its own"):
         made.schedule(request)
+
+
+def test_a_job_that_is_refused_leaves_no_copy(slurm: FakeSlurm, tmp_path: Path) -> None:
+    slurm.answer("sinfo", code=1)
+    slurm.answer("sbatch", err="sbatch: error: Invalid account\n", code=1)
+    for _ in range(2):  # the second time the folder must not be there already
+        with pytest.raises(LaunchError, match="Invalid account"):
+            submit(job(), job_dir=str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(slurm: FakeSlurm, tmp_path: Path) -> None:
+    slurm.answer("sinfo", code=1)
+    (tmp_path / "file").touch()
+    for settings in ({"log_dir": str(tmp_path / "file" / "logs")}, {"job_dir": str(tmp_path / "file" / "copy")}):
+        with pytest.raises(
+            LaunchError, match=rf"{next(iter(settings))}=.*/file/(logs|copy) cannot be made: .*Not a direc"
+        ):
+            submit(job(), **settings)
+    assert slurm.calls("sbatch") == []
 
 
 def test_outside_a_checkout_what_no_job_needs_stays_behind(slurm: FakeSlurm, tmp_path: Path) -> None:

@@ -348,6 +348,73 @@ def test_a_wrong_setting_is_named(slurm: FakeSlurm, settings: dict[str, str], me
         script(shell("true"), **settings)
 
 
+def test_a_limit_from_sbatch_s_variable_counts(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial is not signalled, or it would start again for ever."""
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "2")
+    assert "signal" not in options(script(shell("true")))
+    assert options(script(shell("true"), time="60"))["signal"] == "USR1@90"
+    with pytest.raises(LaunchError, match="150 s before the time limit, and time=2 is no longer"):
+        script(shell("true"), signal="USR1@90")
+
+
+@pytest.mark.parametrize(
+    ("most", "usual", "settings", "signalled"),
+    [
+        ("5:00", "n/a", {}, False),
+        ("infinite", "5:00", {}, False),
+        ("infinite", "5:00", {"time": "60"}, True),
+        ("1-00:00:00", "1:00:00", {}, True),
+        ("infinite", "n/a", {}, True),
+    ],
+)
+def test_a_limit_from_the_partition_counts(
+    slurm: FakeSlurm, most: str, usual: str, settings: dict[str, str], signalled: bool
+) -> None:
+    """Else a job that fails late would be taken for one whose time is up, again and again."""
+    slurm.answer("sinfo", out=f"low*|1-infinite|{most}|3|8|16000|gpu:4|{usual}\n")
+    assert ("signal" in options(script(shell("true"), **settings))) is signalled
+    if not signalled:
+        with pytest.raises(LaunchError, match="360 s before the time limit, and the partition's is no longer"):
+            script(shell("true"), signal="USR1@300")
+
+
+def test_a_line_s_end_would_begin_a_command(slurm: FakeSlurm) -> None:
+    for app, settings in ((shell("true", name="a\ntouch b"), {}), (shell("true"), {"comment": "a\ntouch b"})):
+        with pytest.raises(LaunchError, match=r"'a\\ntouch b.* holds the end of a line"):
+            script(app, **settings)
+
+
+def test_a_role_s_name_may_hold_anything(slurm: FakeSlurm) -> None:
+    """TorchX's dist.ddp takes the script's."""
+    app = shell("true", name="my script.v2")
+    app.roles[0].name = "my script.v2"
+    text = script(app)
+    slurm.answer("srun")
+    play(text)
+    call = slurm.calls("srun")[0]
+    assert call[call.index("env") :][-2] == "true"
+    assert f"--output={Path.cwd()}/runs/logs/slurm-12-my_script_v2-%n.out" in call
+    assert options(text)["job-name"].rpartition(".")[2] == "my_script_v2"
+
+
+def test_folders_may_begin_at_home(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert options(script(shell("true"), log_dir="~/logs"))["output"] == "/home/me/logs/slurm-%j.out"
+    assert options(script(shell("true"), job_dir="~/job"))["chdir"] == "/home/me/job"
+
+
+@pytest.mark.parametrize("env", ["HF_TOKEN=hunter2", "A=1,WANDB_API_KEY=hunter2"])
+def test_a_secret_s_value_is_refused(slurm: FakeSlurm, env: str) -> None:
+    """srun's words stand in each node's list of processes."""
+    Path("mine.py").touch()
+    name = env.rpartition(",")[2].partition("=")[0]
+    with pytest.raises(LaunchError, match=f"{name} would stand .*: leave it out, and `export {name}=") as wrong:
+        script(torchrun_job("mine.py", [], Nodes(), env=env))
+    assert "hunter2" not in str(wrong.value)
+    with pytest.raises(LaunchError, match="HF_TOKEN would stand"):
+        script(shell("true", HF_TOKEN="hunter2"))
+
+
 def test_what_only_containers_have_is_refused(slurm: FakeSlurm) -> None:
     Path("mine.py").touch()
     for words, message in (

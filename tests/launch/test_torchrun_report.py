@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -210,6 +211,31 @@ def test_where_workers_are_started_again_each_traceback_is_told(script: Path) ->
     assert (
         len(re.findall(r"^ValueError: rank one's own reason$", done.stderr, re.MULTILINE)) == 2
     )  # the first try's, the report's
+
+
+@pytest.mark.slow
+def test_a_node_whose_meeting_point_went_away_says_so_in_a_line(script: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    head = [sys.executable, "-m", "torchflava.launch.torchrun", "--nnodes", "2", "--monitor-interval", "0.1"]
+    head += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--local-addr", "127.0.0.1"]
+    nodes = []
+    for host in "10":
+        conf = ["--rdzv-conf", f"is_host={host}"]
+        words = [*head, *conf, str(script), "wait"]
+        nodes.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    first, other = nodes
+    for node in nodes:
+        assert node.stdout is not None
+        assert node.stdout.readline().startswith("up ")
+    first.kill()
+    first.communicate(timeout=100)
+    _, said = other.communicate(timeout=200)
+    assert other.returncode == 1
+    assert f"the nodes did not meet at localhost:{port}, or lost each other" in said
+    assert "frame #" not in said
+    assert len(said.strip().splitlines()) == 1, said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])

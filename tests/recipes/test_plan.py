@@ -108,6 +108,13 @@ def test_what_is_printed_starts_the_run_that_was_planned(capsys: pytest.CaptureF
     assert "Time is assumed, not measured: 40% of 19.5 TFLOPS" in out
 
 
+@pytest.mark.parametrize(("codebook", "told"), [("nowhere/encoder.pkl", True), ("", False)])
+def test_a_dvae_s_time_is_said_to_be_left_out(capsys: pytest.CaptureFixture[str], codebook: str, told: bool) -> None:
+    """It encodes every image of every step, unless codes.py did."""
+    plan.main(["--gpus", "2", "--", *WORDS, "--codebook", codebook])
+    assert ("recipes/data/codes.py" in capsys.readouterr().out) is told
+
+
 def test_what_does_not_fit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     plan.main(["--gpus", "2", "--gpu-gb", "0.02", "--", *WORDS])
     out = capsys.readouterr().out

@@ -124,6 +124,7 @@ def test_a_twin_shrinks_and_keeps_what_makes_the_run() -> None:
             ["--preset", "flava_d"],
             "no preset is called 'flava_d'; there are scenes, emoji, tiny, text_stage1, mim_only",
         ),
+        (["--preset", "tiny", "--preset=flava"], "--preset is given twice; name one"),
         (["--preset", "flava"], "--vocab weights/vocab.txt is not there; docs/presets.md says where it comes from"),
         (["--preset", "tiny", "--init-text", "none"], "--init-text none is not there"),
         (["--preset", "tiny", "--eps", "-1"], "--eps -1.0 must be at least 0"),

@@ -119,14 +119,21 @@ def _in_short(record: logging.LogRecord) -> bool:
 
 
 def _check_settings(scheduler: str, typed: str) -> None:
-    """TorchX ignores the keys of `-cfg` that the scheduler does not have."""
-    keys = re.findall(r"(?:^|[,;])([\w-]+)=", typed)
-    known = [name for name, _ in get_scheduler_factories()[scheduler]("").run_opts()] if keys else []
-    for key in keys:
+    """TorchX ignores the keys of `-cfg` that the scheduler does not have, and breaks at values of another kind."""
+    if not typed:
+        return
+    options = get_scheduler_factories()[scheduler]("").run_opts()
+    known = [name for name, _ in options]
+    for key in re.findall(r"(?:^|[,;])([\w-]+)=", typed):
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise LaunchError(f"-cfg {key}=: {scheduler} has no such setting; {remedy}")
+    try:
+        options.cfg_from_str(typed)
+    except ValueError as wrong:
+        kinds = f"the values as `torchx runopts {scheduler}` tells them"
+        raise LaunchError(f"-cfg {typed}: write KEY=VALUE,KEY=VALUE, {kinds} ({wrong})") from wrong
 
 
 def _prepare_local(words: list[str]) -> None:

@@ -3,9 +3,10 @@
 Imports neither torch nor another room of this package: a login node submits jobs with it.
 """
 
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torchx.specs import AppDef, Resource, Role, macros, parse_mounts
 from torchx.util.types import to_dict, to_list
 
 _PORT = 29500
+_SECRET = re.compile(r"((^|_)KEY|_PWD|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS)$", re.IGNORECASE)
 _LAST_CALL = 45
 """Seconds that an elastic job waits for more nodes than it needs."""
 
@@ -128,6 +130,19 @@ def torchrun_job(
         mounts=_mounts(mounts),
     )
     return AppDef(name=name or role.name, roles=[role])
+
+
+def secrets_in(variables: Iterable[str], commands: Iterable[str]) -> list[str]:
+    """The variables whose names say that their values are secrets.
+
+    Args:
+        variables: names.
+        commands: shell lines, which may export more, as those of `torchrun_job` do.
+    """
+    named = {*variables}
+    for line in commands:
+        named |= set(re.findall(r"(?:^|[;\n] *)export (\w+)=", line))
+    return sorted(filter(_SECRET.search, named))
 
 
 def _check_counts(nodes: Nodes) -> None:

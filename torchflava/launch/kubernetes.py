@@ -107,7 +107,7 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
         """The job's state and its pods'; None where it was deleted, as `torchx cancel` does."""
-        namespace, name = app_id.split(":")
+        namespace, name = _parted(app_id)
         ask = self._custom_objects_api().get_namespaced_custom_object_status
         try:
             with _told():
@@ -156,7 +156,7 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
         _require_client()
         from kubernetes import client
 
-        namespace, name = app_id.split(":")
+        namespace, name = _parted(app_id)
         asked: dict[str, Any] = {"timestamps": True, "follow": should_tail}
         if since is not None:
             asked["since_seconds"] = max(1, round((datetime.now() - since).total_seconds()))
@@ -203,6 +203,13 @@ def _require_client() -> None:
         import kubernetes  # noqa: F401
     except ModuleNotFoundError as wrong:
         raise LaunchError("TorchX needs Kubernetes' client here: pip install 'torchflava[launch]'") from wrong
+
+
+def _parted(app_id: str) -> tuple[str, str]:
+    namespace, colon, name = app_id.partition(":")
+    if not colon:
+        raise LaunchError(f"{app_id!r} is no NAMESPACE:NAME: a handle is kubernetes://torchx/NAMESPACE:NAME")
+    return namespace, name
 
 
 class _MissingError(LaunchError):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, List, NamedTuple  # noqa: UP035
 
-from torchflava.launch.ddp import LaunchError
+from torchflava.launch.ddp import LaunchError, secrets_in
 
 GRACE = 300
 """Seconds between SIGTERM and SIGKILL by default: a step, and a save of the 10b size to slow storage."""
@@ -40,7 +40,6 @@ _NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL = rf"({_NAME}/)?{_WORD}"
 _QUANTITY = r"[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?"
-_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$", re.IGNORECASE)
 
 
 def complete(pod: dict[str, Any], options: Mapping[str, Any], *, run_name: str) -> None:
@@ -102,15 +101,12 @@ def let_pods_go(spec: dict[str, Any], fewest: int, *, retries: int) -> None:
 
 def _refuse_values_of_secrets(container: Mapping[str, Any]) -> None:
     """A job's text is for all to read who may read jobs; a value in it is no secret."""
-    named = {variable["name"] for variable in container.get("env", ())}
-    for word in container.get("command", ()):
-        named |= set(re.findall(r"(?:^|[;\n] *)export (\w+)=", word))
-    for name in sorted(named):
-        if _SECRET.search(name):
-            raise LaunchError(
-                f"{name} would stand in the job for all to read: put it into a secret (kubectl create secret generic NAME "
-                f"--from-literal={name}=...), and name that with -cfg secrets=NAME in place of the value"
-            )
+    named = [variable["name"] for variable in container.get("env", ())]
+    for name in secrets_in(named, container.get("command", ())):
+        raise LaunchError(
+            f"{name} would stand in the job for all to read: put it into a secret (kubectl create secret generic NAME "
+            f"--from-literal={name}=...), and name that with -cfg secrets=NAME in place of the value"
+        )
 
 
 def _set_unless_set(container: dict[str, Any], name: str, value: str) -> None:

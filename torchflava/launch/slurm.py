@@ -7,8 +7,10 @@ Registered by this package's entry point in place of TorchX 0.7's, whose command
 import logging
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from torchx.specs import AppDef, AppState, CfgVal, ReplicaStatus, Role, RoleStat
 from torchx.version import TORCHX_IMAGE
 
 from torchflava.launch import slurm_limits, slurm_logs
-from torchflava.launch.ddp import LaunchError
+from torchflava.launch.ddp import LaunchError, secrets_in
 from torchflava.launch.slurm_elastic import is_elastic
 from torchflava.launch.slurm_jobs import Job, all_jobs, find, names_of
 from torchflava.launch.slurm_script import Request, parts_of, run_name, script_of, wish_of
@@ -66,6 +68,7 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
 
     def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[Request]:
         _refuse_containers(app)
+        _refuse_secrets(app)
         if len(app.roles) > 1 and any(map(is_elastic, app.roles)):
             raise LaunchError(
                 "on Slurm a job of several roles cannot lose nodes: give each as many as it needs, no MIN:MAX"
@@ -73,17 +76,18 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
         partition = cfg.get("partition") or os.environ.get("SBATCH_PARTITION")
         candidates = slurm_limits.chosen(slurm_limits.partitions(), partition)
         wishes = [wish_of(role) for role in app.roles]
-        slurm_limits.check(wishes, cfg.get("time"), candidates)
+        limit = cfg.get("time") or os.environ.get("SBATCH_TIMELIMIT")
+        slurm_limits.check(wishes, limit, candidates)
         if told := slurm_limits.never_whole(wishes, candidates):
             log.warning(told)
         roles = parts_of(app)
         if candidates and not any(partition.knows_memory for partition in candidates):
             for role in roles:
                 role.resource.memMB = 0
-        job_dir = Path(cfg["job_dir"]).absolute() if cfg.get("job_dir") else None
+        job_dir = Path(cfg["job_dir"]).expanduser().absolute() if cfg.get("job_dir") else None
         workspace = app.roles[0].metadata.get(_WORKSPACE)
-        logs = (job_dir or Path.cwd()) / cfg["log_dir"]
-        signal, lead = _signal(cfg.get("signal"), cfg.get("time"))
+        logs = (job_dir or Path.cwd()) / Path(cfg["log_dir"]).expanduser()
+        signal, lead = _signal(cfg.get("signal"), limit, slurm_limits.length(limit, candidates))
         job = {name: cfg[name] for name in _OF_JOB if cfg.get(name)}
         job |= {"requeue": "", "open-mode": "append", "output": f"{str(logs).replace('%', '%%')}/slurm-%j.out"}
         job |= {"chdir": str(job_dir)} if job_dir else {}
@@ -109,25 +113,8 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
             LaunchError: (a ValueError) with sbatch's words, or if there is no sbatch here, or if `job_dir` is there already.
         """
         request: Request = dryrun_info.request
-        if request.job_dir:
-            _make(request.job_dir, request.workspace)
-        request.logs.mkdir(parents=True, exist_ok=True)
-        try:
-            done = subprocess.run(
-                ["sbatch", "--parsable"],
-                input=script_of(request),
-                env=_environment(request),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except FileNotFoundError as error:
-            raise LaunchError("no sbatch here: Slurm jobs are submitted from a machine of its cluster") from error
-        if done.returncode != 0:
-            raise LaunchError(done.stderr.strip() or f"sbatch ended with code {done.returncode}")
-        if done.stderr.strip():
-            log.warning(done.stderr.strip())
-        number = done.stdout.strip().partition(";")[0]
+        with _folders(request):
+            number = _submit(request)
         slurm_logs.keep_place(number, request.logs)
         return number
 
@@ -193,6 +180,35 @@ def _refuse_containers(app: AppDef) -> None:
             raise LaunchError("slurm mounts nothing: leave out --mounts, or choose another scheduler with -s")
 
 
+def _refuse_secrets(app: AppDef) -> None:
+    for role in app.roles:
+        for name in secrets_in(role.env, [role.entrypoint, *role.args]):
+            raise LaunchError(
+                f"{name} would stand in the job's script and in each node's list of processes: leave it out, and "
+                f"`export {name}=...` in the shell that submits; its variables reach the job"
+            )
+
+
+def _submit(request: Request) -> str:
+    """The number that sbatch gives the job."""
+    try:
+        done = subprocess.run(
+            ["sbatch", "--parsable"],
+            input=script_of(request),
+            env=_environment(request),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise LaunchError("no sbatch here: Slurm jobs are submitted from a machine of its cluster") from error
+    if done.returncode != 0:
+        raise LaunchError(done.stderr.strip() or f"sbatch ended with code {done.returncode}")
+    if done.stderr.strip():
+        log.warning(done.stderr.strip())
+    return done.stdout.strip().partition(";")[0]
+
+
 def _role(job: Job) -> str:
     return job.name.rpartition(".")[2]
 
@@ -214,9 +230,8 @@ def _ended(number: str) -> bool:
     return not jobs or bool(is_terminal(jobs[0].app_state)) or jobs[0].app_state == AppState.UNKNOWN
 
 
-def _signal(asked: str | None, limit: str | None) -> tuple[str, int]:
+def _signal(asked: str | None, limit: str | None, length: float) -> tuple[str, int]:
     """sbatch's --signal, and how many seconds before the limit it comes; none for `none`, and for trials."""
-    length = slurm_limits.seconds(limit) if limit else float("inf")
     if asked is None:
         asked = _SIGNAL if length >= _SHORT else "none"
     if asked == "none":
@@ -225,8 +240,9 @@ def _signal(asked: str | None, limit: str | None) -> tuple[str, int]:
     if not found:
         raise LaunchError(f"signal={asked}: write SIGNAL@SECONDS, such as {_SIGNAL}, or none")
     if int(found[1]) + 60 >= length:
+        whose = f"time={limit}" if limit else "the partition's"
         raise LaunchError(
-            f"signal={asked} may come {int(found[1]) + 60} s before the time limit, and time={limit} is no longer than that"
+            f"signal={asked} may come {int(found[1]) + 60} s before the time limit, and {whose} is no longer than that"
         )
     return asked, int(found[1])
 
@@ -238,10 +254,30 @@ def _environment(request: Request) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in variables}
 
 
-def _make(job_dir: Path, workspace: Path | None) -> None:
-    if job_dir.exists():
-        raise LaunchError(f"job_dir={job_dir} is there already: each job makes a folder of its own")
-    if workspace is None:
-        job_dir.mkdir(parents=True)
-    else:
-        copy_workspace(workspace, job_dir)
+@contextmanager
+def _folders(request: Request) -> Iterator[None]:
+    """Make those of the job; if it is then refused, its copy goes again, for it would be in the next one's way."""
+    if request.job_dir:
+        if request.job_dir.exists():
+            raise LaunchError(f"job_dir={request.job_dir} is there already: each job makes a folder of its own")
+        with _named("job_dir", request.job_dir):
+            if request.workspace is None:
+                request.job_dir.mkdir(parents=True)
+            else:
+                copy_workspace(request.workspace, request.job_dir)
+    try:
+        with _named("log_dir", request.logs):
+            request.logs.mkdir(parents=True, exist_ok=True)
+        yield
+    except LaunchError:
+        if request.job_dir:
+            shutil.rmtree(request.job_dir, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _named(setting: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as wrong:
+        raise LaunchError(f"{setting}={folder} cannot be made: {wrong.strerror or wrong}") from wrong

@@ -46,6 +46,8 @@ class Partition(NamedTuple):
     most_time: float
     """Seconds of one job."""
     kinds: list[Kind]
+    usual_time: float = float("inf")
+    """Seconds of a job that names no time; infinite where that is `most_time`."""
 
     @property
     def knows_memory(self) -> bool:
@@ -55,17 +57,17 @@ class Partition(NamedTuple):
 
 def partitions() -> list[Partition]:
     """Those of this cluster; none where Slurm is not installed or does not answer."""
-    command = ["sinfo", "-a", "-e", "-h", "-o", "%P|%s|%l|%D|%c|%m|%G"]
+    command = ["sinfo", "-a", "-e", "-h", "-o", "%P|%s|%l|%D|%c|%m|%G|%L"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except FileNotFoundError:
         return []
     found: dict[str, Partition] = {}
     for line in told.splitlines():
-        name, size, most_time, nodes, cpus, memory, generic = line.split("|")
+        name, size, most_time, nodes, cpus, memory, generic, *usual = line.split("|")
         most_nodes = size.rpartition("-")[2]
         limit = float(most_nodes) if most_nodes.isdecimal() else float("inf")
-        of = Partition(name.rstrip("*"), name.endswith("*"), limit, seconds(most_time), [])
+        of = Partition(name.rstrip("*"), name.endswith("*"), limit, seconds(most_time), [], *map(seconds, usual))
         gpus = sum(map(int, re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", generic)))
         kind = Kind(int(nodes), int(cpus.rstrip("+")), int(memory.rstrip("+")), gpus)
         found.setdefault(of.name, of).kinds.append(kind)
@@ -110,6 +112,13 @@ def never_whole(wishes: Sequence[Wish], candidates: Sequence[Partition]) -> str:
     return f"it can only start with fewer: {'; '.join(complaints)}" if complaints and all(complaints) else ""
 
 
+def length(limit: str | None, candidates: Sequence[Partition]) -> float:
+    """Seconds that a job may take, by its own limit or by the most generous partition's; infinite if nobody says."""
+    if limit:
+        return seconds(limit)
+    return max((min(partition.usual_time, partition.most_time) for partition in candidates), default=float("inf"))
+
+
 def seconds(text: str) -> float:
     """A time as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 
@@ -129,7 +138,7 @@ def seconds(text: str) -> float:
         hours, minutes, secs = numbers
     else:
         hours, minutes, secs = 0, *(*numbers, 0)[:2]
-    return int(days or 0) * 86400.0 + hours * 3600 + minutes * 60 + secs
+    return int(days or 0) * 86400.0 + hours * 3600 + minutes * 60 + secs or float("inf")  # 0 means none
 
 
 def _complaint(wishes: Sequence[Wish], limit: str | None, partition: Partition) -> str:

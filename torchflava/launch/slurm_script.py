@@ -5,6 +5,7 @@ a further part of a heterogeneous job.
 """
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from torchx.specs import AppDef, Role, macros
 
+from torchflava.launch.ddp import LaunchError
 from torchflava.launch.slurm_elastic import AFTER_STEP, JOB, STEP, before_step, fewest, is_elastic, noted
 from torchflava.launch.slurm_limits import Wish
 
@@ -61,7 +63,10 @@ def wish_of(role: Role) -> Wish:
 def parts_of(app: AppDef) -> list[Role]:
     """The roles with TorchX's macros filled in, as far as they are known before the job has a number."""
     values = {"app_id": _JOB, "replica_id": _REPLICA, "rank0_env": _FIRST_NODE}
-    return [macros.Values(img_root=role.image, **values).apply(role) for role in app.roles]
+    roles = [macros.Values(img_root=role.image, **values).apply(role) for role in app.roles]
+    for role in roles:
+        role.name = re.sub(r"[^\w-]", "_", role.name)  # it names files, and ends the job's name behind a dot
+    return roles
 
 
 def script_of(request: Request) -> str:
@@ -101,6 +106,9 @@ def _options(request: Request) -> list[str]:
         lines += ["#SBATCH hetjob"] if lines else []
         own = {"job-name": name, **({} if lines else request.job), **request.each, **_size(role)}
         own |= JOB if is_elastic(role) else {}
+        for key, value in own.items():
+            if "\n" in value:
+                raise LaunchError(f"{key} {value!r} holds the end of a line, and the job's script has one for it")
         lines += [
             f"#SBATCH --{key}={shlex.quote(value)}" if value else f"#SBATCH --{key}" for key, value in own.items()
         ]

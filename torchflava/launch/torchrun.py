@@ -52,6 +52,7 @@ class Failure(NamedTuple):
 
 def main(words: Sequence[str]) -> int:
     """Be torchrun on this node; the code to leave with."""
+    _silence_stores()
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
@@ -80,6 +81,17 @@ def main(words: Sequence[str]) -> int:
             return 0
     print(f"\n{text}", file=sys.stderr, flush=True)
     return code
+
+
+def _silence_stores() -> None:
+    """Of a meeting point that went away torch tells in a page of C++ frames; here, not in the workers, the report is enough."""
+    level = "TORCH_CPP_LOG_LEVEL"
+    if level not in os.environ:
+        os.environ[level] = "ERROR"
+        import torch  # noqa: F401  # which reads it once
+
+        del os.environ[level]
+    logging.getLogger("torch.distributed.elastic.rendezvous").setLevel(logging.ERROR)
 
 
 def report(script: str, failures: Iterable[Failure], *, several_nodes: bool = False) -> tuple[str, int]:

@@ -62,7 +62,8 @@ def torchx_words(
     if local:
         _refuse_cluster_flags(given)
         defaults = {name: value for name, value in defaults.items() if name not in _LOCAL_LACKS}
-    values = {"script": file} | defaults | given
+    asked = defaults | given
+    values = {"script": file if local else _from_here(file, in_image=bool(asked.get("image")))} | asked
     _check_numbers(file, values)
     return [COMPONENT, *_spelled(values), *(rest or own)]
 
@@ -119,12 +120,20 @@ def help_text(file: str) -> str:
     return parser.format_help()
 
 
+def _from_here(file: str, *, in_image: bool) -> str:
+    """The path by which a job finds `file` that works in a copy of this directory, or in an image of it, or here."""
+    place, here = Path(file).parent.resolve() / Path(file).name, Path.cwd().resolve()
+    if place.is_relative_to(here):
+        return str(place.relative_to(here))
+    return file if in_image else str(place)
+
+
 def _configured(file: str, sections: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, str], list[str]]:
     """The values and the script's words that `.torchxconfig` has under [component:FILE.py], however FILE.py is written."""
     section: dict[str, str] = {}
     for name, values in sections.items():
         if name.endswith(".py") and Path(name).resolve() == Path(file).resolve():
-            section |= values
+            section = {**values, **section}  # the first one wins: TorchX names the home directory's first
     own = shlex.split(section.pop("args", ""))
     values, _ = flags_and_rest(_spelled(section), FLAGS, file=f".torchxconfig, [component:{file}]:", torchx=())
     return values, ["--", *own] if own else []
