@@ -116,6 +116,7 @@ def test_a_rank_without_any_sample_has_as_many_batches() -> None:
     assert len(evaluation(9, 4)) == 3
 
 
+@pytest.mark.slow
 def test_passes_and_workers_change_nothing() -> None:
     here, again, there = evaluation(), evaluation(), evaluation(num_workers=2)
     assert len(list(again)) == 6

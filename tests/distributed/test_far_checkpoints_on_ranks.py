@@ -151,6 +151,7 @@ def test_two_ranks_save_and_go_on_to_the_bit_with_one_fetch_for_both() -> None:
         assert puts[-1] == "put run/step-00000003/state.json"
 
 
+@pytest.mark.slow
 def test_what_fails_on_one_rank_is_told_by_all_and_shadows_nothing() -> None:
     for number, (told, last, later) in enumerate(outcome()[one_rank_fails]):
         assert "step-00000004 could not be written" in told

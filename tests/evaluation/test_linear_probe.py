@@ -98,6 +98,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(chunked.predict(x), whole.predict(x))
 
 
+@pytest.mark.slow
 def test_both_backends_agree_on_mnist() -> None:
     train, valid, test = mnist()
     ours = linear_probe(train, valid, test, num_classes=10)

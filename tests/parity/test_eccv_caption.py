@@ -18,6 +18,7 @@ def reference():
     return eccv_caption.Metrics()
 
 
+@pytest.mark.slow
 def test_recalls_of_coco_are_theirs(reference) -> None:
     captions = [int(number) for number in reference.coco_ids]
     image_of = {caption: images[0] for caption, images in reference.coco_gts["t2i"].items()}

@@ -151,6 +151,7 @@ def test_what_is_not_trained_on_is_told_by_reason(folder: Path, page: Element) -
     assert "3 incomplete" in page.one("section", id="sources").text
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(folder: Path, written: Path, tmp_path: Path) -> None:
     """In another process too, where sets have another order."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}

@@ -115,6 +115,7 @@ def test_a_dvae_s_time_is_said_to_be_left_out(capsys: pytest.CaptureFixture[str]
     assert ("recipes/data/codes.py" in capsys.readouterr().out) is told
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     plan.main(["--gpus", "2", "--gpu-gb", "0.02", "--", *WORDS])
     out = capsys.readouterr().out

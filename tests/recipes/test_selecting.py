@@ -55,6 +55,7 @@ def test_the_best_is_kept_and_exported(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads((folder / "step-00000006/state.json").read_text())["selected"] == {"accuracy": 0.4}
 
 
+@pytest.mark.slow
 def test_the_last_may_be_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = run(tmp_path, monkeypatch, [0.5, 0.2, 0.4, 0.6, 0.6], "--select", "accuracy")
     assert best_checkpoint(folder) == folder / "step-00000006"
@@ -100,6 +101,7 @@ def test_more_is_better_but_for_losses(name: str, values: list[float], better: l
     assert [selection.better([Reading("other", 9.0, 0.0), Reading(name, v, 0.0)]) for v in values] == better
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = run(tmp_path, monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.45], "--select", "accuracy")
     config = parse(["--preset", "tiny", "--select", "accuracy", "--measure-every", "2"])

@@ -55,6 +55,7 @@ def many(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_lists_are_the_same_for_any_workers_parts_and_after_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
