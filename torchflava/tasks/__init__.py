@@ -2,14 +2,18 @@
 
 from torchflava.tasks.images import LabelledImages, folder_of_classes, read_image
 from torchflava.tasks.places import MissingData
+from torchflava.tasks.tuning import TUNING_TASKS, score_outputs, tuning_task
 from torchflava.tasks.vision import VISION_TASKS, VisionTask, vision_task
 
 __all__ = [
+    "TUNING_TASKS",
     "VISION_TASKS",
     "LabelledImages",
     "MissingData",
     "VisionTask",
     "folder_of_classes",
     "read_image",
+    "score_outputs",
+    "tuning_task",
     "vision_task",
 ]
