@@ -23,7 +23,7 @@ def score_loss(logits: Tensor, scores: Tensor) -> Loss:
 def answers_loss(logits: Tensor, worth: Tensor) -> Loss:
     """(B, C), worth (B, C) float in [0, 1] -> the sum, over rows and answers, of binary cross-entropies.
 
-    Of a row it is the sum and not the mean over answers, so that its size does not hang on their number (Teney et al. 2018, §3.6).
+    Of a row it is the sum and not the mean over answers, so that its size does not hang on their number.
     """
     return _loss(F.binary_cross_entropy_with_logits(logits.float(), worth.float(), reduction="sum"), logits)
 

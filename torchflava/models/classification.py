@@ -65,8 +65,9 @@ class FlavaForClassification(nn.Module):
 
 
 class EmbeddingsForClassification(nn.Module):
-    """Logits from the embeddings that are compared in retrieval, of a pair one after the other: for models without a trained fusion
-    encoder, CLIP's and FLAVA's that learnt by the contrastive loss alone (paper, table 3 and 4).
+    """Logits from the embeddings that are compared in retrieval, of a pair one after the other.
+
+    It is for models without a trained fusion encoder: CLIP's, and FLAVA's that learnt by the contrastive loss alone (FLAVA_C).
 
     Args:
         flava: the encoders; CLIP's too.

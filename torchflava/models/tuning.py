@@ -39,8 +39,9 @@ def freeze(model: Classification, parts: Iterable[Part] = ()) -> None:
 
 
 def depths(model: Classification) -> dict[str, int]:
-    """Each parameter's level by name: 0 for embeddings, then a block each, the classifier and the last norm at the top (Bao et al.
-    2022, as BEiT counts them). A fusion encoder's blocks follow those of the encoders; the projections into it are a level.
+    """Each parameter's level by name: 0 for embeddings, then a block each, last norm and classifier at the top, as BEiT counts.
+
+    A fusion encoder's blocks follow those of the encoders; the projections into it are a level of their own.
     """
     names = [name for name, _ in model.named_parameters()]
     image, text, fusion = (_num_blocks(names, f"flava.{part}_encoder.") for part in ("image", "text", "fusion"))
@@ -62,7 +63,7 @@ def depths(model: Classification) -> dict[str, int]:
         if tower:
             below = deepest - towers[tower]  # both towers end at the same level
             found[name] = below + 1 + number if number is not None else below if ".embed." in name else deepest + 1
-        elif fused and "to_fusion" in name or name == "flava.fusion_encoder.cls_token":
+        elif (fused and "to_fusion" in name) or name == "flava.fusion_encoder.cls_token":
             found[name] = deepest + 1
         elif fused and name.startswith("flava.fusion_encoder.") and number is not None:
             found[name] = deepest + 2 + number
@@ -73,19 +74,16 @@ def depths(model: Classification) -> dict[str, int]:
 
 def _read(model: Classification) -> dict[Part, list[nn.Module]]:
     """The modules of each part that the model reads."""
-    flava, found = model.flava, dict[Part, list[nn.Module]]()
-    fused = isinstance(model, FlavaForClassification)
-    if model.reads != "text":
-        found["image"] = [flava.image_encoder] if fused else [flava.image_encoder, flava.image_projection]
-    if model.reads != "image":
-        found["text"] = [flava.text_encoder] if fused else [flava.text_encoder, flava.text_projection]
+    flava, fused = model.flava, isinstance(model, FlavaForClassification)
+    found: dict[Part, list[nn.Module]] = {}
+    for part, other in (("image", "text"), ("text", "image")):
+        if model.reads != other:
+            names = (f"{part}_encoder",) if fused else (f"{part}_encoder", f"{part}_projection")
+            found[part] = [flava.get_submodule(name) for name in names]  # type: ignore[index]
     if fused and model.reads == "pair":
-        fusion = ("fusion_encoder", "image_to_fusion", "text_to_fusion")
-        found["fusion"] = [flava.get_submodule(name) for name in fusion]
-    encoders = [found[name][0] for name in ("image", "text") if name in found]
-    found["embeddings"] = [
-        encoder.embed for encoder in encoders if isinstance(getattr(encoder, "embed", None), nn.Module)
-    ]
+        found["fusion"] = [flava.get_submodule(f) for f in ("fusion_encoder", "image_to_fusion", "text_to_fusion")]
+    embeds = (getattr(found[name][0], "embed", None) for name in ("image", "text") if name in found)
+    found["embeddings"] = [embed for embed in embeds if isinstance(embed, nn.Module)]
     return found
 
 

@@ -88,7 +88,7 @@ class Feed:
             pixels = None if example.image is None else self._view(read_image(example.image), rng)
             ids = None
             if example.text is not None and self.tokenizer is not None:
-                ids = encode_joined(self.tokenizer, example.text, example.second, self.max_length)
+                ids = encode_joined(self.tokenizer, example.text, example.second, max_length=self.max_length)
         except ValueError as error:
             raise ValueError(f"{example.key}: {error}") from error
         return TuningRow(pixels, ids, example)

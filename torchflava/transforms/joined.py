@@ -3,7 +3,7 @@
 from torchflava.transforms.wordpiece import WordPiece
 
 
-def encode_joined(tokenizer: WordPiece, first: str, second: str | None, max_length: int) -> list[int]:
+def encode_joined(tokenizer: WordPiece, first: str, second: str | None, *, max_length: int) -> list[int]:
     """One text or two -> at most `max_length` ids. Of two that are too long together, the longer one loses its end first.
 
     Raises:
