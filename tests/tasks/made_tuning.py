@@ -57,7 +57,18 @@ def stsb(root: Path) -> None:
     head = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore"
     for split, num in (("train", 8), ("dev", 5)):
         rows = [
-            (n, "main", "MSRvid", "2012", n, "none", "none", sentence(n, True), sentence(n, n % 2 == 1), f"{n % 6 / 1.25:.3f}")
+            (
+                n,
+                "main",
+                "MSRvid",
+                "2012",
+                n,
+                "none",
+                "none",
+                sentence(n, True),
+                sentence(n, n % 2 == 1),
+                f"{n % 6 / 1.25:.3f}",
+            )
             for n in range(num)
         ]
         tsv(root / f"glue/STS-B/{split}.tsv", head, rows)
@@ -71,9 +82,24 @@ def mnli(root: Path) -> None:
         labels = "\t".join([*votes, "gold_label"])
         rows = []
         for n in range(num):
-            told = (n, n, f"{n}n", "fiction", "( a )", "( b )", "(ROOT a)", "(ROOT b)", sentence(n, True), sentence(n, n % 3 == 0))
+            told = (
+                n,
+                n,
+                f"{n}n",
+                "fiction",
+                "( a )",
+                "( b )",
+                "(ROOT a)",
+                "(ROOT b)",
+                sentence(n, True),
+                sentence(n, n % 3 == 0),
+            )
             rows.append((*told, *["neutral"] * len(votes), names[n % 3]))
-        tsv(root / f"glue/MNLI/{split}.tsv", f"index\tpromptID\tpairID\tgenre\t{parses}\tsentence1\tsentence2\t{labels}", rows)
+        tsv(
+            root / f"glue/MNLI/{split}.tsv",
+            f"index\tpromptID\tpairID\tgenre\t{parses}\tsentence1\tsentence2\t{labels}",
+            rows,
+        )
 
 
 def qnli(root: Path) -> None:
@@ -97,14 +123,19 @@ def vqav2(root: Path) -> None:
         questions, annotations = [], []
         for n in range(num):
             said = ["Red.", "no", "the dog"][2 if n == 5 else n % 2]
-            people = [said] * (10 - n % 4) + ["a cat"] * (n % 4)
-            answers = [{"answer": one, "answer_confidence": "yes", "answer_id": at + 1} for at, one in enumerate(people)]
+            people = [said] * (10 - n % 4) + ["a cat" if n == 5 else ["no", "Red."][n % 2]] * (n % 4)
+            answers = [
+                {"answer": one, "answer_confidence": "yes", "answer_id": at + 1} for at, one in enumerate(people)
+            ]
             of_both = {"image_id": 9 + n % 3, "question_id": 1000 * (9 + n) + (year == "val2014")}
             questions.append({**of_both, "question": "what colour is it" if n % 2 == 0 else "is it so"})
             told = {"question_type": "what", "answer_type": "other", "multiple_choice_answer": said, "answers": answers}
             annotations.append({**of_both, **told})
             picture(root / f"coco/{year}/COCO_{year}_{9 + n % 3:012d}.jpg", n % 3)
-        _json(root / f"vqav2/v2_OpenEnded_mscoco_{year}_questions.json", {"task_type": "Open-Ended", "questions": questions})
+        _json(
+            root / f"vqav2/v2_OpenEnded_mscoco_{year}_questions.json",
+            {"task_type": "Open-Ended", "questions": questions},
+        )
         _json(root / f"vqav2/v2_mscoco_{year}_annotations.json", {"data_subtype": word, "annotations": annotations})
     asked = [{"image_id": 1, "question": "is it so", "question_id": 1000 + n} for n in range(3)]
     for split, some in (("test2015", asked), ("test-dev2015", asked[:2])):
@@ -149,7 +180,9 @@ def own_pairs(folder: Path) -> None:
         rows: list[dict[str, object]] = []
         for n in range(num):
             picture(folder / f"images/{split}{n}.png", n % 2)
-            rows.append({"image": f"images/{split}{n}.png", "text": sentence(n, n % 2 == 1), "label": ("no", "yes")[n % 2]})
+            rows.append(
+                {"image": f"images/{split}{n}.png", "text": sentence(n, n % 2 == 1), "label": ("no", "yes")[n % 2]}
+            )
         _jsonl(folder / f"{split}.jsonl", rows)
 
 

@@ -2,6 +2,8 @@
 
 from torchflava.transforms.wordpiece import WordPiece
 
+_WHOLE = 1 << 24  # ids of a text, of which there are fewer
+
 
 def encode_joined(tokenizer: WordPiece, first: str, second: str | None, *, max_length: int) -> list[int]:
     """One text or two -> at most `max_length` ids. Of two that are too long together, the longer one loses its end first.
@@ -14,14 +16,10 @@ def encode_joined(tokenizer: WordPiece, first: str, second: str | None, *, max_l
     if max_length < 3:
         raise ValueError(f"max_length is {max_length}: [CLS] and two [SEP] alone need 3")
     room = max_length - 3
-    # The inner ids of each, of which no more than all the room can be needed.
-    left, right = (tokenizer.encode(text, room + 2).ids[1:-1] for text in (first, second))
+    left, right = (tokenizer.encode(text, _WHOLE).ids[1:-1] for text in (first, second))
     if len(left) + len(right) > room:
-        kept = room // 2
-        if len(left) <= room - kept:
-            right = right[: room - len(left)]
-        elif len(right) <= kept:
-            left = left[: room - len(right)]
-        else:
-            left, right = left[: room - kept], right[:kept]
+        # What the shorter one leaves, else half each; an odd one goes to the longer, as the Rust tokenizer does it.
+        short = min(len(left), len(right), room // 2)
+        num_left = short if len(left) <= len(right) else room - short
+        left, right = left[:num_left], right[: room - num_left]
     return [tokenizer.cls_id, *left, tokenizer.sep_id, *right, tokenizer.sep_id]
