@@ -67,7 +67,8 @@ def tune(config: Tuning, run: Run, stop: StopSignals) -> list[Reading]:
             if selection.due(step):
                 with meter.paused():
                     readings = readings_of(started, run, [next(iter(task.measured))])
-                meter.write(step, {f"measured/{r.name}": r.value for r in readings})
+                if step < config.steps:  # the last record of a run is of what it ends with
+                    meter.write(step, {f"measured/{r.name}": r.value for r in readings})
                 best = selection.better(readings)
             if best or step % config.save_every == 0 or step == config.steps or stopping:
                 state = kept_state(started, meter) | selection.state()
@@ -75,7 +76,7 @@ def tune(config: Tuning, run: Run, stop: StopSignals) -> list[Reading]:
             if stopping:
                 leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {where}")
         checkpoints.wait()
-        return finish(started, run, selection)
+        return finish(started, run, selection, meter=meter)
 
 
 def kept_state(started: Started, meter: Meter) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def rate(config: Tuning, step: int) -> float:
     return schedule(step, steps=config.steps, warmup_steps=int(config.warmup), lr=config.lr)
 
 
-def finish(started: Started, run: Run, selection: Selection) -> list[Reading]:
+def finish(started: Started, run: Run, selection: Selection, *, meter: Meter) -> list[Reading]:
     """Give the model the best weights, write them as a file, measure all splits with them and write what comes out."""
     config, folder, model, optimizer = started.config, started.folder, started.model, started.optimizer
     where = where_checkpoints_lie(config, folder)
@@ -110,6 +111,7 @@ def finish(started: Started, run: Run, selection: Selection) -> list[Reading]:
     if selection.value is not None and best is not None and best != last:
         load_checkpoint(best, model, optimizer)
     readings = write_all(started, run, lambda: export(started, run))
+    meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
     if run.leads:
         print(f"{started.task.name}\n{table(readings)}\nin {folder}", flush=True)
     return readings

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "recipes"))
-sys.path.insert(0, str(ROOT / "tests/tasks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 
 import finetune
 from made_tuning import WORDS
@@ -17,6 +16,8 @@ from made_tuning import WORDS
 from torchflava.models import clip_model, flava_model, save_pretrained
 from torchflava.training import TIMED
 from torchflava.transforms import WordPiece
+
+ROOT = Path(__file__).parents[2]
 
 
 def tiny_model(folder: Path, *, clip: bool = False) -> Path:
