@@ -8,7 +8,7 @@ from best import Selection
 from kept import beside, where_checkpoints_lie
 from start import leave
 from torch import Tensor
-from tuning_batches import batches
+from tuning_batches import Planned, batches
 from tuning_measure import readings_of, write_all
 from tuning_settings import Tuning
 from tuning_start import Started, start
@@ -39,7 +39,7 @@ def tune(config: Tuning, run: Run, stop: StopSignals) -> list[Reading]:
     """Train to the end, keep the best, measure it; what was measured. Called by every rank."""
     with ExitStack() as at_the_end:
         started = start(config, run)
-        config, folder, task, _, model, optimizer, scaler, *_, done = started
+        config, folder, task, done = started.config, started.folder, started.task, started.done
         at_the_end.enter_context(attention_kernels(run.device, config.precision, _num_tokens(started)))
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done, device=run.device)
         at_the_end.callback(meter.close)
@@ -50,20 +50,11 @@ def tune(config: Tuning, run: Run, stop: StopSignals) -> list[Reading]:
         checkpoints = Checkpoints(where, keep=config.keep, beside=beside(config, folder))
         selection = Selection(config, where, run)
         for planned in batches(started, run):
-            step, lr = planned.step + 1, rate(config, planned.step)
+            step = planned.step + 1
             stop.begins(step, task.reads)
-            loss = gradients(planned.batch, started, run.device)
-            scaler.unscale(optimizer)
-            norm = clip_gradients(model, config.clip)
-            set_learning_rate(optimizer, lr)
-            taken = scaler.step(optimizer)
-            optimizer.zero_grad()
-            if config.ema and taken:
-                update_average(optimizer, config.ema)
-            told = {"samples": config.batch_size, "waited": planned.waited, "lr": lr}
-            meter.add(task.reads, {"loss": loss}, norm=norm if taken else None, **told)
+            learn(planned, started, run, meter=meter)
             stopping, best = stop.asked(step), False
-            meter.step(step, scaler.readings)
+            meter.step(step, started.scaler.readings)
             if selection.due(step):
                 with meter.paused():
                     readings = readings_of(started, run, [next(iter(task.measured))])
@@ -72,11 +63,26 @@ def tune(config: Tuning, run: Run, stop: StopSignals) -> list[Reading]:
                 best = selection.better(readings)
             if best or step % config.save_every == 0 or step == config.steps or stopping:
                 state = kept_state(started, meter) | selection.state()
-                checkpoints.save(step, model, optimizer, state=state, best=best)
+                checkpoints.save(step, started.model, started.optimizer, state=state, best=best)
             if stopping:
                 leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {where}")
         checkpoints.wait()
         return finish(started, run, selection, meter=meter)
+
+
+def learn(planned: Planned, started: Started, run: Run, *, meter: Meter) -> None:
+    """One step of the weights, and of their average."""
+    config, model, optimizer, scaler = started.config, started.model, started.optimizer, started.scaler
+    loss, lr = gradients(planned.batch, started, run.device), rate(config, planned.step)
+    scaler.unscale(optimizer)
+    norm = clip_gradients(model, config.clip)
+    set_learning_rate(optimizer, lr)
+    taken = scaler.step(optimizer)
+    optimizer.zero_grad()
+    if config.ema and taken:
+        update_average(optimizer, config.ema)
+    told = {"samples": config.batch_size, "waited": planned.waited, "lr": lr}
+    meter.add(started.task.reads, {"loss": loss}, norm=norm if taken else None, **told)
 
 
 def kept_state(started: Started, meter: Meter) -> dict[str, Any]:
