@@ -1,4 +1,4 @@
-"""A search over learning rates and batch sizes, as RoBERTa's on GLUE (Liu et al. 2019, §5): each a run, the best on dev counts."""
+"""A search over learning rates and batch sizes, as RoBERTa's on GLUE (Liu et al. 2019, §5): each is a run, the best counts."""
 
 import json
 from collections.abc import Iterator
