@@ -1,6 +1,7 @@
 """Fine-tuning through its own command line: every task from its real layout, learning, choosing, what is refused."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from tuned import log, results, tiny_model, tune
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 
+import tuning_steps
 from made_tuning import TUNING, own_pairs, sentence
 from results import read_results
 from tuning_settings import parse, shaping, start_of
 
+from torchflava.evaluation import Reading
 from torchflava.models import FlavaForClassification, from_pretrained
 from torchflava.tasks.tuning import TUNING_TASKS
 
@@ -61,6 +64,10 @@ def test_each_task_runs_from_its_real_layout(task: str, model: Path, data: Path,
     told = json.loads((folder / "data.json").read_text())
     assert made.classifier.num_classes == len(told["classes"])
     assert {record["step"] for record in log(folder)} == {1, 2}
+    if told["kind"] != "score":  # a new head knows nothing: of C classes log(C), of C answers C log(2)
+        num = len(told["classes"])
+        due = num * math.log(2) if told["kind"] == "answers" else math.log(num)
+        assert log(folder)[0][f"{told['reads']}/loss"] == pytest.approx(due, rel=0.5)
     (row, *_) = read_results(folder / "results.json")
     assert (row.task, row.model, row.made_by, row.settings["lr"]) == (task, "first", "recipes/finetune.py", 1e-3)
     if task == "mnli":
@@ -130,6 +137,21 @@ def test_positions_are_resized_for_larger_images(model: Path, data: Path, tmp_pa
     assert made.flava.image_encoder.num_patches == 9
 
 
+def test_the_best_on_dev_is_what_a_run_ends_with(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [0.2, 0.9, 0.4]
+    monkeypatch.setattr(tuning_steps, "readings_of", lambda *given: [Reading("accuracy", left.pop(0), 0.5)])
+    words = ["--task", "sst2", "--model", str(model), "--data", str(data), *FEW, "--steps", "3", "--measure-every", "1"]
+    folder = tune(tmp_path, *words)
+    assert not left
+    saved = {path.name: load_file(*path.glob("*.safetensors")) for path in folder.glob("step-*")}
+    assert saved.keys() == {"step-00000002", "step-00000003"}
+    name = "classifier.dense.weight"
+    assert load_file(folder / "model.safetensors")[name].equal(saved["step-00000002"][f"model/{name}"])
+    assert not saved["step-00000003"][f"model/{name}"].equal(saved["step-00000002"][f"model/{name}"])
+
+
 def test_a_search_keeps_the_best_and_does_nothing_twice(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,7 +166,10 @@ def test_a_search_keeps_the_best_and_does_nothing_twice(
     assert not [*folder.glob("lr*/results.json")]
     capsys.readouterr()
     tune(tmp_path, *words)
-    assert "starting" not in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "the best is in" in again
+    assert "starting" not in again
+    assert "going on" not in again
 
 
 def test_clip_is_tuned_by_its_embeddings(data: Path, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_bit(
     assert not left
     assert all(value.equal(weights(again)[name]) for name, value in weights(whole).items())
     assert log(again) == log(whole)
+    assert log(whole)[-1].keys() >= {"measured/auroc_dev_seen", "measured/auroc"}
     assert results(again) == results(whole)
 
 

@@ -42,9 +42,9 @@ LEARNS = {
 }  # fmt: skip
 """Settings by which other weights come out."""
 SAME = {
-    "micro_batch": ["3"], "recompute": [], "threads": ["1"], "log_every": ["2"], "save_every": ["1"], "keep": ["3", "--save-every", "1"],
-    "measure_batch": ["3"], "label": ["mine"], "preset": ["mine"], "vocab": ["VOCAB"], "checkpoints": ["ELSEWHERE"],
-    "measure_every": ["1"],
+    "micro_batch": ["3"], "recompute": [], "threads": ["1"], "log_every": ["2"], "save_every": ["1"], "label": ["mine"],
+    "keep": ["3", "--save-every", "1"], "measure_batch": ["3"], "preset": ["mine"], "vocab": ["VOCAB"],
+    "checkpoints": ["ELSEWHERE"], "measure_every": ["1"],
 }  # fmt: skip
 """Settings by which the same is learnt, within rounding."""
 ELSEWHERE = {

@@ -15,7 +15,7 @@ WORDS = ("good", "bad", "film", "the", "a", "dog", "runs", "red", "what", "colou
 def sentence(number: int, positive: bool) -> str:
     """A sentence that no other number has the same words of, with a quotation mark that no one closes and an odd line break."""
     extra = " ".join(WORDS[2 + (number + step) % (len(WORDS) - 2)] for step in range(2 + number % 3))
-    return f'the film is {"good" if positive else "bad"} " {extra}'
+    return f'the film is {"good" if positive else "bad"} "\u2028{extra}'
 
 
 def tsv(path: Path, head: str, rows: Sequence[Sequence[object]]) -> None:
