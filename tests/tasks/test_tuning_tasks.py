@@ -5,18 +5,22 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from made_tuning import TUNING, hub, own_pairs, sentence
+from PIL import Image
 
 from torchflava.evaluation import vqa_accuracy
 from torchflava.tasks import MissingData, score_outputs, tuning_task
 from torchflava.tasks.examples import TuningTask
+from torchflava.tasks.feeding import Feed
 from torchflava.tasks.glue import GLUE
 from torchflava.tasks.own_labels import own_task
 from torchflava.tasks.pairs import write_memes
 from torchflava.tasks.tuning import TUNING_TASKS
 from torchflava.tasks.vqa import submission, vocabulary
+from torchflava.transforms import WordPiece
 
 QUESTIONS = "vqav2/v2_OpenEnded_mscoco_val2014_questions.json"
 SIZES = {
@@ -282,3 +286,40 @@ def test_a_fingerprint_tells_what_is_learnt_from_and_not_where_it_lies(tmp_path:
     here, there = (tuning_task("hateful_memes", tmp_path / place) for place in ("here", "there"))
     assert here.fingerprint() == there.fingerprint()
     assert here._replace(train=here.train[::-1]).fingerprint() != here.fingerprint()
+
+
+def test_a_row_whose_image_is_damaged_or_whose_text_is_none_is_named(tmp_path: Path) -> None:
+    TUNING["hateful_memes"](tmp_path)
+    task = tuning_task("hateful_memes", tmp_path)
+    tokenizer = WordPiece.from_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "good"])
+    feed = Feed(task, tokenizer, max_length=6, image_size=8)
+    batch = feed.batch([feed.row(one) for one in task.train[:2]])
+    assert [None if part is None else tuple(part.shape) for part in batch] == [(2, 3, 8, 8), (2, 6), (2, 6), (2,)]
+    assert batch.ids is not None
+    assert batch.ids[1].tolist() == [2, 1, 5, 1, 6, 3]
+    with pytest.raises(ValueError, match="2: the str holds half a character"):
+        feed.row(task.train[1]._replace(text="\udcff"))
+    (tmp_path / "hateful_memes/img/00002.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"2: .*00002.png is damaged; unpack the archive again"):
+        feed.row(task.train[1])
+    with pytest.raises(ValueError, match="hateful_memes has texts, which need a vocabulary"):
+        Feed(task, None, max_length=6, image_size=8)
+
+
+def test_training_views_depend_on_the_generator_alone_and_measured_ones_on_nothing(tmp_path: Path) -> None:
+    own_pairs(tmp_path)
+    task = own_task(tmp_path / "train.jsonl", tmp_path / "dev.jsonl")
+    tokenizer = WordPiece.from_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "good"])
+    feed = Feed(task, tokenizer, max_length=6, image_size=8, crop=0.3)
+
+    def seen(seed: int | None) -> torch.Tensor:
+        pixels = feed.row(task.train[0], None if seed is None else np.random.default_rng(seed)).pixels
+        assert pixels is not None
+        return pixels
+
+    assert torch.equal(seen(3), seen(3))
+    assert any(not torch.equal(seen(3), seen(seed)) for seed in range(8))
+    assert torch.equal(seen(None), seen(None))
+    whole = Image.open(tmp_path / "images/train0.png").convert("RGB").resize((8, 8), Image.Resampling.BICUBIC)
+    due = torch.from_numpy(np.array(whole)).permute(2, 0, 1)
+    assert (seen(None).int() - due.int()).abs().max() <= 2  # Pillow's own resizing of all of it

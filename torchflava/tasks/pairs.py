@@ -32,7 +32,7 @@ def snli_ve_task(root: Path) -> TuningTask:
     def of(split: str) -> list[Example]:
         found = []
         for row in json_rows(root / "snli_ve" / f"snli_ve_{split}.jsonl"):
-            image = images / f"{cell(row, 'Flickr30K_ID')}.jpg"
+            image = images / f"{row.cells.get('Flickr30K_ID')}.jpg"  # a name, which some copies have as a number
             target = class_number(cell(row, "gold_label"), _ENTAILMENT, row.key)
             found.append(Example(row.key, cell(row, "sentence2"), None, image, target))
         check_images(found)
