@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torchflava.evaluation import normalise_answer, vqa_targets
 from torchflava.tasks.examples import Example, TuningTask, check_images
@@ -20,6 +20,14 @@ LEAST = 9
 _PAGE = "{} of visualqa.org/download.html, unpacked"
 _IMAGES = "{}.zip of cocodataset.org, unpacked"
 _ASKED = {"test": "test2015", "test-dev": "test-dev2015"}
+
+
+class _Said(NamedTuple):
+    """What people answered to a question."""
+
+    most: str
+    """Of them."""
+    by_each: list[str]
 
 
 def vqa_task(root: Path, *, least: int = LEAST) -> TuningTask:
@@ -38,7 +46,7 @@ def vqa_task(root: Path, *, least: int = LEAST) -> TuningTask:
     check_there("vqav2", root, [need for year in ("train2014", "val2014") for need in _needed(year)])
     folder = root / "vqav2"
     told = {year: _annotations(folder / f"v2_mscoco_{year}_annotations.json") for year in ("train2014", "val2014")}
-    answers = vocabulary([row["multiple_choice_answer"] for rows in told.values() for row in rows.values()], least)
+    answers = vocabulary([said.most for rows in told.values() for said in rows.values()], least)
     if not answers:
         raise ValueError(f"no answer in {folder} is given to {least} questions or more; fetch the annotations again")
     train, val = (_labelled(root, year, told[year], answers) for year in ("train2014", "val2014"))
@@ -57,13 +65,13 @@ def submission(asked: Sequence[Example], answers: Sequence[str]) -> list[dict[st
     return [{"question_id": int(one.key), "answer": answer} for one, answer in zip(asked, answers, strict=True)]
 
 
-def _labelled(root: Path, year: str, told: Mapping[int, Any], answers: Sequence[str]) -> list[Example]:
+def _labelled(root: Path, year: str, told: Mapping[int, _Said], answers: Sequence[str]) -> list[Example]:
     number = {answer: at for at, answer in enumerate(answers)}
     found = []
     for question in _questions(root, year):
-        if (row := told.get(int(question.key))) is None:
+        if (said := told.get(int(question.key))) is None:
             raise ValueError(f"question {question.key} of {year} has no annotation; fetch both files of {year} again")
-        worth = vqa_targets([one["answer"] for one in row["answers"]])
+        worth = vqa_targets(said.by_each)
         target = tuple((number[answer], value) for answer, value in worth.items() if answer in number and value)
         found.append(question._replace(target=target))
     return found
@@ -83,9 +91,13 @@ def _questions(root: Path, year: str) -> list[Example]:
     return found
 
 
-def _annotations(file: Path) -> dict[int, Any]:
+def _annotations(file: Path) -> dict[int, _Said]:
+    """By the question's number; of gigabytes of Python's objects, what is needed."""
     rows = _rows(file, "annotations", ("question_id", "answers", "multiple_choice_answer"))
-    return {int(row["question_id"]): row for row in rows}
+    return {
+        int(row["question_id"]): _Said(row["multiple_choice_answer"], [one["answer"] for one in row["answers"]])
+        for row in rows
+    }
 
 
 def _rows(file: Path, what: str, fields: Sequence[str]) -> list[dict[str, Any]]:
