@@ -177,6 +177,8 @@ def test_clip_is_tuned_by_its_embeddings(data: Path, tmp_path: Path) -> None:
     words = ["--model", str(clip), "--data", str(data), *FEW]
     folder = tune(tmp_path, "--task", "hateful_memes", "--image-size", "16", *words)
     assert load_file(folder / "model.safetensors")["classifier.dense.weight"].shape == (1536, 64)
+    named = tune(tmp_path, "--task", "rte", *words, "--model", str(clip / "model.safetensors"), name="file")
+    assert read_results(named / "results.json")[0].model == "clip"  # a file of that name is called by its folder
     with pytest.raises(ValueError, match=r"--head class-token, but .* is CLIP"):
         tune(tmp_path, "--task", "sst2", "--head", "class-token", *words, name="other")
 

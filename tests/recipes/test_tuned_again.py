@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tuned import ROOT, log, results, tiny_model, tune
 sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 
 import tuning_steps
-from made_tuning import TUNING
+from made_tuning import TUNING, own_pairs
 
 STEPS = 7
 WORDS = [
@@ -77,6 +78,20 @@ def test_a_run_that_is_stopped_goes_on_to_the_bit(
 
 
 @pytest.mark.slow
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """Death after step 3, as its folder then is: no later checkpoint, a log that is ahead of it."""
+    words = [*inputs(tmp_path), *WORDS, "--save-every", "1", "--keep", "9"]
+    whole = tune(tmp_path, *words)
+    due = weights(whole), log(whole), results(whole)
+    for step in range(4, STEPS + 1):
+        shutil.rmtree(whole / f"step-{step:08d}")
+    (whole / "model.safetensors").unlink()
+    again = tune(tmp_path, *words)
+    assert all(value.equal(weights(again)[name]) for name, value in due[0].items())
+    assert (log(again), results(again)) == due[1:]
+
+
+@pytest.mark.slow
 def test_other_settings_or_examples_do_not_go_on(tmp_path: Path) -> None:
     words = [*inputs(tmp_path), *WORDS]
     tune(tmp_path / "runs", *words)
@@ -130,3 +145,32 @@ def test_the_average_is_what_is_measured_and_kept(tmp_path: Path) -> None:
     assert kept[name].equal(saved[f"optimizer/{name}/average"])
     assert not kept[name].equal(saved[f"model/{name}"])
     assert json.loads((folder / "config.json").read_text())["ema"] == 0.7
+
+
+@pytest.mark.slow
+def test_a_pretraining_run_s_folder_is_tuned(tmp_path: Path) -> None:
+    import pretrain
+
+    pretrain.main(["--preset", "tiny", "--folder", str(tmp_path), "--name", "first"])
+    own_pairs(tmp_path / "own")
+    files = ["--train", str(tmp_path / "own/train.jsonl"), "--dev", str(tmp_path / "own/dev.jsonl")]
+    words = [
+        "--task",
+        "own",
+        *files,
+        "--model",
+        str(tmp_path / "first"),
+        "--steps",
+        "2",
+        "--warmup",
+        "0.5",
+        "--lr",
+        "1e-9",
+    ]
+    folder = tune(tmp_path, *words)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "run"))
+    shared = [name for name in before if name.startswith("flava.")]
+    assert shared
+    for name in shared:  # nothing but a learning rate of next to nothing lies between them
+        torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=1e-6)
+    assert (folder / "vocab.txt").read_text() == (tmp_path / "first/vocab.txt").read_text()
