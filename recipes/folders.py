@@ -12,7 +12,6 @@ import time
 from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
-from typing import IO
 
 from kept import local_disk, where_checkpoints_lie
 from presets import Config
@@ -24,7 +23,7 @@ _BYTES = 12  # of a weight in a checkpoint: itself and AdamW's two moments, in f
 _PATIENCE = 60.0  # seconds in which a start that was stopped may still end
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a disk that knows none
 
-_held: dict[Path, IO[str]] = {}  # folders that this process trains in, until it ends
+_held: dict[Path, int] = {}  # locks of the folders that this process trains in, until it ends
 
 
 def find_folder(config: Config) -> tuple[Path, Path | str | None]:
@@ -110,23 +109,21 @@ def _hold(folder: Path) -> None:
     """
     if folder.absolute() in _held:
         return
-    file = (folder / ".lock").open("a+")
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _wait_for(file, folder)
+        _wait_for(lock, folder)
     except BaseException:
-        file.close()
+        os.close(lock)
         raise
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    _held[folder.absolute()] = file
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    _held[folder.absolute()] = lock
 
 
-def _wait_for(lock: IO[str], folder: Path) -> None:
+def _wait_for(lock: int, folder: Path) -> None:
     end, told = time.monotonic() + _PATIENCE, False
     while not _locked(lock):
-        lock.seek(0)
-        who = lock.read().strip() or "another process"
+        who = os.pread(lock, 1000, 0).decode(errors="replace").strip() or "another process"
         if time.monotonic() > end:
             raise ValueError(
                 f"{who} is training in {folder}; wait for it or end it, or start another run by another --name"
@@ -137,9 +134,9 @@ def _wait_for(lock: IO[str], folder: Path) -> None:
         time.sleep(0.2)
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(lock: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -112,6 +112,7 @@ def test_both_backends_agree_on_mnist() -> None:
     assert ours.value == accuracy(ours.predictions, test.labels)
 
 
+@pytest.mark.slow
 def test_both_backends_agree_where_there_are_two_classes() -> None:
     """Two classes are one logit: with two, the penalty would be on another thing and λ another."""
     x, y = digits()
@@ -164,6 +165,7 @@ def test_the_metric_of_the_task_chooses_and_tells() -> None:
     assert found.readings[found.lambda_] == max(found.readings.values())
 
 
+@pytest.mark.slow
 def test_a_class_that_training_lacks_is_never_predicted() -> None:
     x, y = digits()
     train, valid, test = splits(x, y + 1, 300, 500)  # 0 never occurs, and 5 only in the test split

@@ -89,3 +89,10 @@ def test_first_weights_are_normal_and_wider_where_the_states_are_narrow(width: i
         assert weight.std().item() == pytest.approx(std, rel=0.03)
         assert weight.abs().max() > 3 * std, "a normal draw reaches further than a uniform one"
         assert not bias.any()
+
+
+@pytest.mark.parametrize("width", [64, 768])
+def test_a_new_classifier_says_next_to_nothing_at_any_width(width: int) -> None:
+    torch.manual_seed(0)
+    logits = MlpClassifier(width, 7)(torch.nn.functional.layer_norm(torch.randn(101, width), (width,)))
+    assert 0.2 < float(logits.detach().std()) < 0.7  # sqrt(1536) * .02 * the 2nd moment of GELU's root, .65

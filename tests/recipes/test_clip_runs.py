@@ -37,6 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
     return trained(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 def test_the_twin_trains_and_measures_what_clip_can(whole: tuple[Path, list[dict[str, float]]]) -> None:
     folder, log = whole
     readings = json.loads((folder / "result.json").read_text())["readings"].keys()

@@ -204,6 +204,7 @@ def test_the_guide_names_the_columns_of_a_captions_file() -> None:
     assert named == [*IMAGE_FIELDS, *CAPTION_FIELDS]
 
 
+@pytest.mark.slow
 def test_images_alone_need_no_vocabulary(own: Path, tmp_path: Path) -> None:
     """Measured on what is held out too, and gone on with; the model keeps room for as many tokens as are asked for."""
     shares = ["--shares.pair", "0", "--shares.image", "1", "--shares.text", "0", "--vocab-size", "77"]

@@ -27,6 +27,7 @@ def ample() -> Planner:
     return planner(10**12)
 
 
+@pytest.mark.slow
 def test_the_largest_part_that_fits_is_found(ample: Planner) -> None:
     """192 / 2 = 96 rows: each of its divisors is tried by hand."""
     takes = {micro: ample.need(2, micro).total for micro in (96, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)}

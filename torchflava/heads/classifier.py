@@ -35,7 +35,9 @@ class MlpClassifier(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
-        init_weights(self.dense, self.norm, self.decoder, width=self.width)
+        init_weights(self.dense, self.norm, width=self.width)
+        # By its own input's width: drawn as widely as a narrow encoder's, 1,536 hidden units begin with logits of several units.
+        init_weights(self.decoder, width=self.decoder.in_features)
 
     def forward(self, cls: Tensor) -> Tensor:
         """(B, D) -> (B, C)."""

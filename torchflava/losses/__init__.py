@@ -1,5 +1,6 @@
 """Pure functions of logits or embeddings; the only parameter is the temperature. No head lives here."""
 
+from torchflava.losses.classification import answers_loss, class_loss, score_loss
 from torchflava.losses.contrastive import ContrastiveLoss, contrastive_loss
 from torchflava.losses.loss import Loss
 from torchflava.losses.masked import masked_prediction_loss
@@ -10,9 +11,12 @@ __all__ = [
     "LOSSES",
     "ContrastiveLoss",
     "Loss",
+    "answers_loss",
+    "class_loss",
     "contrastive_loss",
     "masked_prediction_loss",
     "matching_loss",
     "mean_losses",
+    "score_loss",
     "weighted_sum",
 ]

@@ -1,6 +1,11 @@
 """Wholes: FLAVA, its pretraining and its fine-tuning, and CLIP beside it, built from parts."""
 
-from torchflava.models.classification import FlavaForClassification, flava_for_classification
+from torchflava.models.classification import (
+    EmbeddingsForClassification,
+    FlavaForClassification,
+    embeddings_for_classification,
+    flava_for_classification,
+)
 from torchflava.models.clip import Clip, ClipOutput, clip_model
 from torchflava.models.compute import step_flops
 from torchflava.models.first_weights import FirstWeights, first_weights
@@ -8,14 +13,17 @@ from torchflava.models.flava import Flava, FlavaOutput, flava_model
 from torchflava.models.memory import States, count_states, count_table
 from torchflava.models.pretraining import VERBS, FlavaForPreTraining, clip_for_pretraining, flava_for_pretraining
 from torchflava.models.sizes import CLIP_TEXTS, SIZES, Size, TextSize
+from torchflava.models.tuning import PARTS, depths, freeze
 from torchflava.models.weights import Loaded, from_pretrained, load_pretrained, metadata_of, save_pretrained
 
 __all__ = [
     "CLIP_TEXTS",
+    "PARTS",
     "SIZES",
     "VERBS",
     "Clip",
     "ClipOutput",
+    "EmbeddingsForClassification",
     "FirstWeights",
     "Flava",
     "FlavaForClassification",
@@ -29,10 +37,13 @@ __all__ = [
     "clip_model",
     "count_states",
     "count_table",
+    "depths",
+    "embeddings_for_classification",
     "first_weights",
     "flava_for_classification",
     "flava_for_pretraining",
     "flava_model",
+    "freeze",
     "from_pretrained",
     "load_pretrained",
     "metadata_of",

@@ -5,9 +5,11 @@ Letters: B batch, S side in pixels, T tokens, D width, C classes.
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from torchflava.heads import MlpClassifier
+from torchflava.models.clip import Clip
 from torchflava.models.flava import Flava, flava_model
 
 Reads = Literal["image", "text", "pair"]
@@ -42,11 +44,7 @@ class FlavaForClassification(nn.Module):
         Raises:
             ValueError: if an input that is read is missing, or one is given that is not read.
         """
-        for name, given, read in (("pixels", pixels, self.reads != "text"), ("ids", ids, self.reads != "image")):
-            if (given is not None) != read:
-                raise ValueError(f"a classifier that reads {self.reads!r} {'needs' if read else 'takes no'} {name}")
-        if keep is not None and ids is None:
-            raise ValueError(f"a classifier that reads {self.reads!r} takes no keep")
+        _check_given(self.reads, pixels, ids, keep=keep)
         return self.classifier(self._cls(pixels, ids, keep))
 
     def _cls(self, pixels: Tensor | None, ids: Tensor | None, keep: Tensor | None) -> Tensor:
@@ -64,6 +62,62 @@ class FlavaForClassification(nn.Module):
     def units(self) -> list[nn.Module]:
         """The parts to shard one by one."""
         return self.flava.units()
+
+
+class EmbeddingsForClassification(nn.Module):
+    """Logits from the embeddings that are compared in retrieval, of a pair one after the other.
+
+    It is for models without a trained fusion encoder: CLIP's, and FLAVA's that learnt by the contrastive loss alone (FLAVA_C).
+
+    Args:
+        flava: the encoders; CLIP's too.
+        classifier: (B, E) or, of pairs, (B, 2 E) -> (B, C).
+        reads: what is classified.
+
+    Raises:
+        ValueError: for an unknown `reads`, and for a classifier of another width.
+    """
+
+    def __init__(self, flava: Flava | Clip, classifier: nn.Module, reads: Reads = "pair") -> None:
+        super().__init__()
+        width = _embedded_width(flava, reads)
+        if getattr(classifier, "width", width) != width:
+            raise ValueError(
+                f"the classifier is {classifier.width} wide, the {reads} embeddings are {width}; make them equal"
+            )
+        self.flava = flava
+        self.classifier = classifier
+        self.reads = reads
+
+    def forward(self, pixels: Tensor | None = None, ids: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """As `FlavaForClassification`'s."""
+        _check_given(self.reads, pixels, ids, keep=keep)
+        parts = [] if pixels is None else [self.flava.embed_image(pixels)]
+        parts += [] if ids is None else [self.flava.embed_text(ids, keep)]
+        joined = torch.cat(parts, dim=1)  # float32; under FSDP the classifier may compute in bf16
+        return self.classifier(joined.to(next(self.classifier.parameters()).dtype))
+
+    def resize(self, image_size: int) -> None:
+        """Resize the image encoder's positions, for good, to images of another size."""
+        self.flava.resize(image_size)
+
+    def units(self) -> list[nn.Module]:
+        """The parts to shard one by one."""
+        return self.flava.units()
+
+
+def _check_given(reads: str, pixels: Tensor | None, ids: Tensor | None, *, keep: Tensor | None) -> None:
+    for name, given, read in (("pixels", pixels, reads != "text"), ("ids", ids, reads != "image")):
+        if (given is not None) != read:
+            raise ValueError(f"a classifier that reads {reads!r} {'needs' if read else 'takes no'} {name}")
+    if keep is not None and ids is None:
+        raise ValueError(f"a classifier that reads {reads!r} takes no keep")
+
+
+def _embedded_width(flava: Flava | Clip, reads: str) -> int:
+    if reads not in ("image", "text", "pair"):
+        raise ValueError(f"reads must be 'image', 'text' or 'pair', got {reads!r}")
+    return flava.embed_dim * (2 if reads == "pair" else 1)
 
 
 def _width(flava: Flava, reads: str) -> int:
@@ -84,3 +138,11 @@ def flava_for_classification(
     flava = flava_model() if flava is None else flava
     head = MlpClassifier(_width(flava, reads), num_classes, hidden, dropout=dropout)
     return FlavaForClassification(flava, head, reads)
+
+
+def embeddings_for_classification(
+    num_classes: int, flava: Flava | Clip, reads: Reads = "pair", *, hidden: int = 1536, dropout: float = 0.0
+) -> EmbeddingsForClassification:
+    """An MLP with `hidden` units over the embeddings of what it `reads`."""
+    head = MlpClassifier(_embedded_width(flava, reads), num_classes, hidden, dropout=dropout)
+    return EmbeddingsForClassification(flava, head, reads)

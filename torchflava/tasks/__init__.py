@@ -3,9 +3,11 @@
 from torchflava.tasks.captioned import Captioned, read_captioned
 from torchflava.tasks.images import LabelledImages, folder_of_classes, read_image
 from torchflava.tasks.places import MissingData
+from torchflava.tasks.tuning import TUNING_TASKS, score_outputs, tuning_task
 from torchflava.tasks.vision import VISION_TASKS, VisionTask, vision_task
 
 __all__ = [
+    "TUNING_TASKS",
     "VISION_TASKS",
     "Captioned",
     "LabelledImages",
@@ -14,5 +16,7 @@ __all__ = [
     "folder_of_classes",
     "read_captioned",
     "read_image",
+    "score_outputs",
+    "tuning_task",
     "vision_task",
 ]

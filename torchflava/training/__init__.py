@@ -1,13 +1,21 @@
 """The mechanics of a run: processes, sharding, optimizer, checkpoints, meters. It knows modules, not FLAVA."""
 
 from torchflava.training.accumulate import Across, accumulate
+from torchflava.training.average import averaged, update_average
 from torchflava.training.budget import Budget, fsdp_budget
 from torchflava.training.checkpoint import Checkpoints, full_weights, load_checkpoint
 from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
 from torchflava.training.initialise import give_weights, initialise
 from torchflava.training.machine import peak_flops
 from torchflava.training.meter import TIMED, Meter
-from torchflava.training.optim import adamw, clip_gradients, set_learning_rate, warmup_cosine, warmup_linear
+from torchflava.training.optim import (
+    adamw,
+    adamw_by_depth,
+    clip_gradients,
+    set_learning_rate,
+    warmup_cosine,
+    warmup_linear,
+)
 from torchflava.training.places import Place
 from torchflava.training.precision import Scaler
 from torchflava.training.profile import Profile
@@ -41,7 +49,9 @@ __all__ = [
     "StopSignals",
     "accumulate",
     "adamw",
+    "adamw_by_depth",
     "attention_kernels",
+    "averaged",
     "best_checkpoint",
     "checked_state",
     "clip_gradients",
@@ -65,6 +75,7 @@ __all__ = [
     "set_learning_rate",
     "shard",
     "together",
+    "update_average",
     "warmup_cosine",
     "warmup_linear",
 ]

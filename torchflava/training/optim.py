@@ -1,6 +1,7 @@
 """AdamW, its decay groups and its schedule (paper §4.1 and table C.1: betas .9, .999, decay .1, cosine after warm-up)."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,50 @@ def adamw(
         {"params": [p for name, p in named if not decayed(name, p)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps)
+
+
+def adamw_by_depth(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    *,
+    depths: Mapping[str, int],
+    layer_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> torch.optim.AdamW:
+    """As `adamw`, with a learning rate that falls from the output towards the input (Clark et al. 2020; Bao et al. 2022).
+
+    Args:
+        model: may be sharded.
+        lr: of the deepest parameters.
+        weight_decay: of those that decay.
+        depths: of each parameter by name, the greatest nearest to the output.
+        layer_decay: what each level less multiplies `lr` with; set the rate by `set_learning_rate`.
+        betas, eps: AdamW's.
+
+    Raises:
+        ValueError: for a factor that is not above 0 and at most 1, and for a model in which nothing learns.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay is {layer_decay}; above 0 and at most 1 is due")
+    top = max(depths.values())
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((depths[name], decayed(name, parameter)), []).append(parameter)
+    if not groups:
+        raise ValueError("no parameter of the model requires a gradient; there is nothing to train")
+    told = [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "scale": layer_decay ** (top - depth),
+            "lr": lr * layer_decay ** (top - depth),
+        }
+        for (depth, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    return torch.optim.AdamW(told, lr=lr, betas=betas, eps=eps)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup_steps: int, lr: float, final_lr: float = 0.0) -> float:
@@ -59,9 +104,9 @@ def _warming(step: int, steps: int, warmup_steps: int, *, lr: float) -> float | 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set `lr` in every group."""
+    """Set `lr` in every group, times the group's own `scale` where it has one (`adamw_by_depth`)."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:

@@ -5,7 +5,8 @@ The modules with torchtext's names stand in `transforms.text`.
 
 from torchflava.transforms.augment import Augment, OnWhite, Relight
 from torchflava.transforms.collate import Collate, ImageRow, PairRow, TextRow
-from torchflava.transforms.image import CorruptSample, EvalView, TrainViews, decode_image, decoded, normalise
+from torchflava.transforms.image import CorruptSample, EvalView, TrainViews, WholeView, decode_image, decoded, normalise
+from torchflava.transforms.joined import encode_joined
 from torchflava.transforms.masking import block_mask, mask_tokens, mask_whole_words
 from torchflava.transforms.warp import Warp
 from torchflava.transforms.wordpiece import TokenizedText, WordPiece
@@ -23,10 +24,12 @@ __all__ = [
     "TokenizedText",
     "TrainViews",
     "Warp",
+    "WholeView",
     "WordPiece",
     "block_mask",
     "decode_image",
     "decoded",
+    "encode_joined",
     "mask_tokens",
     "mask_whole_words",
     "normalise",

@@ -225,6 +225,23 @@ class EvalView:
         return _resized(square, self.image_size, "bicubic")
 
 
+class WholeView:
+    """All of the image, resized to S x S (bicubic) whatever its shape, as both references' FLAVA sees it: no randomness."""
+
+    def __init__(self, image_size: int) -> None:
+        _check_size(image_size)
+        self.image_size = image_size
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 -> (3, S, S) uint8.
+
+        Raises:
+            ValueError: if the image is not (3, H, W) uint8.
+        """
+        check_image(image)
+        return _resized(image, self.image_size, "bicubic")
+
+
 def _resized(image: Tensor, size: int, mode: str) -> Tensor:
     """(3, H, W) uint8 -> (3, size, size) uint8: torchvision's `resize` without its dispatch."""
     resized = F.interpolate(image[None], size=[size, size], mode=mode, antialias=True)

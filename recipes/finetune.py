@@ -1,0 +1,67 @@
+"""Fine-tune FLAVA: `torchx run -s local_cwd recipes/finetune.py -- --task sst2 --model runs/first`.
+
+This file is a TorchX component and the script that the component's job runs. What it imports at the top must be there on a
+login node, so torch waits until the script starts.
+"""
+
+import sys
+
+from torchx.specs import AppDef
+
+from torchflava.launch.ddp import Nodes, torchrun_job
+from torchflava.launch.worker import run_main
+
+
+def finetune(
+    *args: str,
+    nodes: int = 1,
+    procs: int = 0,
+    gpus: int = 0,
+    cpus: int = 0,
+    mem_gb: int = 0,
+    retries: int = 0,
+    image: str = "",
+) -> AppDef:
+    """Fine-tunes FLAVA on a task; `torchx run FILE.py` offers a few arguments more.
+
+    Args:
+        args: the recipe's own arguments, after --
+        nodes: machines
+        procs: processes a node; 0 means one for each of --gpus, or one
+        gpus: GPUs to ask for, a node
+        cpus: CPU cores to ask for, a node
+        mem_gb: main memory to ask for, in GB a node
+        retries: times that the scheduler starts the job again after it failed
+        image: container image with torchflava in it; none means this Python
+    """
+    where = Nodes(nodes, procs, gpus, cpus, mem_gb)
+    return torchrun_job("recipes/finetune.py", args, where, retries=retries, image=image)
+
+
+def check(words: list[str], *, here: bool) -> None:
+    """Refuse words that cannot be meant before a job is made of them; files are looked at where the job sees them from `here`."""
+    from tuning_settings import parse
+
+    parse(words, places=here)
+
+
+def main(words: list[str]) -> None:
+    """Fine-tune as the command line says, then measure."""
+    from tuning_settings import parse
+
+    config = parse(words)  # before the imports that take seconds, so that a wrong flag is told at once
+
+    from tuning_search import search
+    from tuning_steps import tune
+
+    from torchflava.training import StopSignals, session
+
+    with session(config.seed, config.device) as run, StopSignals() as stop:
+        if config.search:
+            search(config, run, stop)
+        else:
+            tune(config, run, stop)
+
+
+if __name__ == "__main__":
+    run_main(main, sys.argv[1:])

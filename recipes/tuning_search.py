@@ -1,0 +1,50 @@
+"""A search over learning rates and batch sizes, as RoBERTa's on GLUE (Liu et al. 2019, §5): each is a run, the best counts."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from folders import find_folder
+from tuning_measure import MEASURED, write_rows
+from tuning_settings import Tuning
+from tuning_start import open_task
+from tuning_steps import tune
+
+from torchflava.evaluation import Reading
+from torchflava.training import Run, StopSignals
+
+
+def search(config: Tuning, run: Run, stop: StopSignals) -> None:
+    """Run all settings one after the other, those that are done already not again, and write the best one's results."""
+    folder, _ = run.agree(find_folder(config) if run.leads else None)
+    task = open_task(config)
+    by = task.chosen_by if config.select == "auto" else config.select
+    found: dict[Tuning, list[Reading]] = {}
+    for point in points(config, folder):
+        done = run.agree(_done(folder / point.name) if run.leads else None)
+        found[point] = [Reading(*row) for row in done] if done else tune(point, run, stop)
+    value = {point: next(r.value for r in readings if r.name == by) for point, readings in found.items()}
+    best = max(value, key=lambda point: value[point])
+    if run.leads:
+        rows = [
+            {"run": p.name, "lr": p.lr, "batch_size": p.batch_size, by: v, "best": p is best} for p, v in value.items()
+        ]
+        (folder / "search.json").write_text(json.dumps(rows, indent=1))
+        write_rows(best, task.name, found[best], folder)
+        told = "\n".join(f"| {p.name} | {v:.4f}{' (best)' if p is best else ''} |" for p, v in value.items())
+        print(f"| run | {by} |\n|---|---|\n{told}\nthe best is in {folder / best.name}", flush=True)
+
+
+def points(config: Tuning, folder: Path) -> Iterator[Tuning]:
+    """The settings of each run; their folders lie in the search's."""
+    for lr, batch_size in product(config.search_lr, config.search_batch):
+        of_point = {"lr": lr, "batch_size": batch_size, "name": f"lr{lr:g}-batch{batch_size}"}
+        yield replace(config, **of_point, folder=str(folder), search=False, within_search=True)
+
+
+def _done(folder: Path) -> list[list[object]]:
+    """What a run measured at its end; nothing if it has not come to it."""
+    file = folder / MEASURED
+    return [[row["name"], row["value"], row["chance"]] for row in json.loads(file.read_text())] if file.exists() else []
