@@ -66,15 +66,15 @@ def complaints(config: Config) -> Iterator[str]:
     yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
 
 
-def complaints_of_ranks(config: Config, ranks: Sequence[int]) -> Iterator[str]:
+def complaints_of_ranks(batch_size: int, ranks: Sequence[int]) -> Iterator[str]:
     """What cannot be with so many processes; several numbers are those that a job may have which goes on when it loses nodes."""
-    unable = [count for count in ranks if config.batch_size % count]
+    unable = [count for count in ranks if batch_size % count]
     if not unable:
         return
     unit = math.lcm(*ranks)
-    below = config.batch_size // unit * unit
+    below = batch_size // unit * unit
     nearest = " or ".join(str(size) for size in (below, below + unit) if size)
-    given = f"--batch-size {config.batch_size} is no multiple of {_listed(unable)}"
+    given = f"--batch-size {batch_size} is no multiple of {_listed(unable)}"
     if len(ranks) == 1:
         yield f"{given}, the number of ranks, which share it evenly; --batch-size {nearest} is"
     else:

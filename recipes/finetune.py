@@ -14,7 +14,7 @@ from torchflava.launch.worker import run_main
 
 def finetune(
     *args: str,
-    nodes: int = 1,
+    nodes: str = "1",
     procs: int = 0,
     gpus: int = 0,
     cpus: int = 0,
@@ -26,7 +26,7 @@ def finetune(
 
     Args:
         args: the recipe's own arguments, after --
-        nodes: machines
+        nodes: machines; MIN:MAX for a job that goes on with fewer, down to MIN, when it loses some
         procs: processes a node; 0 means one for each of --gpus, or one
         gpus: GPUs to ask for, a node
         cpus: CPU cores to ask for, a node
@@ -38,11 +38,17 @@ def finetune(
     return torchrun_job("recipes/finetune.py", args, where, retries=retries, image=image)
 
 
-def check(words: list[str], *, here: bool) -> None:
-    """Refuse words that cannot be meant before a job is made of them; files are looked at where the job sees them from `here`."""
+def check(words: list[str], *, here: bool, ranks: list[int]) -> None:
+    """Refuse words that cannot be meant before a job is made of them.
+
+    Args:
+        words: of the command line.
+        here: whether the job sees this machine's files, which are looked at then.
+        ranks: how many processes the job may have; each number must share the batch.
+    """
     from tuning_settings import parse
 
-    parse(words, places=here)
+    parse(words, places=here, ranks=ranks)
 
 
 def main(words: list[str]) -> None:

@@ -209,7 +209,7 @@ def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = (
     config = tyro.cli(Config, args=list(words), default=base, prog="pretrain.py")
     found = [
         *complaints(config),
-        *complaints_of_ranks(config, ranks),
+        *complaints_of_ranks(config.batch_size, ranks),
         *(complaints_of_places(config) if places else ()),
     ]
     complaint = next(iter(found), None)

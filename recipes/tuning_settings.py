@@ -4,10 +4,12 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from complaints import complaints_of_ranks
 
 GLUE_TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
 TASKS = (*GLUE_TASKS, "vqav2", "snli_ve", "hateful_memes", "rendered_sst2", "own")
@@ -132,18 +134,25 @@ def start_of(task: str) -> Tuning:
     return Tuning(task=task, betas=(0.9, 0.999), eps=1e-8)
 
 
-def parse(words: Sequence[str], *, places: bool = True) -> Tuning:
+def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = ()) -> Tuning:
     """The settings that command-line `words` ask for; ends the program where one cannot be meant.
 
     Args:
         words: of the command line.
         places: whether to look for the files and folders that they name, which may lie where only the job sees them.
+        ranks: how many processes the job may have, where that is known.
     """
     task = _task_of(words)
     if task not in TASKS:
         sys.exit(f"no task is called {task!r}; there are {', '.join(TASKS)}")
     config = tyro.cli(Tuning, args=list(words), default=start_of(task), prog="finetune.py")
-    complaint = next(iter((*complaints(config), *(complaints_of_places(config) if places else ()))), None)
+    batches = config.search_batch if config.search else [config.batch_size]
+    found = [
+        *complaints(config),
+        *chain.from_iterable(complaints_of_ranks(size, ranks) for size in batches),
+        *(complaints_of_places(config) if places else ()),
+    ]
+    complaint = next(iter(found), None)
     if complaint:
         sys.exit(f"finetune.py: {complaint}")
     return replace(config, preset=config.preset or config.task)

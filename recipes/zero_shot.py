@@ -19,7 +19,7 @@ from torchflava.launch.worker import run_main
 
 def zero_shot(
     *args: str,
-    nodes: int = 1,
+    nodes: str = "1",
     procs: int = 0,
     gpus: int = 0,
     cpus: int = 0,
@@ -31,7 +31,7 @@ def zero_shot(
 
     Args:
         args: the recipe's own arguments, after --
-        nodes: machines
+        nodes: machines; MIN:MAX for a job that goes on with fewer, down to MIN, when it loses some
         procs: processes a node; 0 means one for each of --gpus, or one
         gpus: GPUs to ask for, a node
         cpus: CPU cores to ask for, a node

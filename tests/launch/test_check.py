@@ -111,3 +111,15 @@ def test_nothing_is_launched_after_a_wrong_word() -> None:
         assert done.returncode == 2
         assert "--steps" in done.stdout + done.stderr
         assert "torchflava.launch.torchrun" not in done.stdout
+
+
+def test_fine_tuning_has_its_ranks_share_each_batch_of_a_search(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--task", "sst2", "--model", "runs/first", "--batch-size", "32"]
+    finetune = PRETRAIN.replace("pretrain", "finetune")
+    assert ended(finetune, words, here=False, ranks=(2, 4)) is None
+    assert ended(finetune, words, here=False, ranks=(3,)) == 2
+    assert "--batch-size 32 is no multiple of 3, the number of ranks" in capfd.readouterr().err
+    searched = ["--search", "--search-batch", "16", "24"]
+    assert ended(finetune, [*words, *searched], here=False, ranks=(8,)) is None
+    assert ended(finetune, [*words, *searched], here=False, ranks=(16,)) == 2
+    assert "--batch-size 24 is no multiple of 16" in capfd.readouterr().err
