@@ -10,15 +10,16 @@ import yaml
 from torchx.cli.argparse_util import ArgOnceAction, torchxconfig
 from torchx.cli.main import get_default_sub_cmds, run_main
 
-from torchflava.launch.cli import AppList, RecipeRun
+from torchflava.launch.cli import AppCancel, AppList, AppLog, AppStatus, RecipeRun
 
 Command = Callable[..., int]
+OURS = {"run": RecipeRun, "list": AppList, "status": AppStatus, "log": AppLog, "cancel": AppCancel}
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """TorchX sets handlers of signals in this process; they are put back."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -45,7 +46,7 @@ def torchx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
             monkeypatch.setattr(once, "called_args", set())  # TorchX counts over the whole process
         monkeypatch.setattr(torchxconfig, "_subcmd_configs", {})
         try:
-            run_main(get_default_sub_cmds() | {"run": RecipeRun(), "list": AppList()}, list(words))
+            run_main(get_default_sub_cmds() | {name: command() for name, command in OURS.items()}, list(words))
         except SystemExit as done:
             return int(done.code or 0)
         return 0

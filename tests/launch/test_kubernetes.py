@@ -281,6 +281,30 @@ def test_no_cluster_is_one_line(
     assert "no cluster is configured" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("text", [b"apiVersion: v1\n\tkind: [", b"\xff\xfe\x00", b"only words", b"- a\n- list", b""])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "-s", "kubernetes", "mine.py", *IMAGE),
+        ("list", "-s", "kubernetes"),
+        ("status", "kubernetes://torchx/ml:a"),
+        ("log", "kubernetes://torchx/ml:a"),
+    ],
+)
+def test_what_is_no_kubeconfig_is_one_line(
+    torchx: Command,
+    cluster: KubernetesAPI,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: bytes,
+    words: tuple[str, ...],
+) -> None:
+    (tmp_path / "kubeconfig").write_bytes(text)
+    assert torchx(*words) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not re.search("INFO|WARNING", line)]
+    assert re.match(f"torchx {words[0]}: error: .*kubeconfig", line)
+
+
 def test_a_log_that_is_gone_says_so(cluster: KubernetesAPI) -> None:
     with pytest.raises(ValueError, match='pods "a-mine-0-0" not found: logs go with the pods'):
         create_scheduler("here").log_iter("ml:a", "mine")

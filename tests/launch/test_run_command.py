@@ -1,9 +1,12 @@
 """`torchx run` up to the moment before it launches: help, dry runs, errors, and what it imports."""
 
 import argparse
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,6 +16,7 @@ import yaml
 from strict_schema import faults
 from torchx.cli.main import get_sub_cmds
 from torchx.schedulers import DEFAULT_SCHEDULER_MODULES
+from torchx.schedulers.local_scheduler import SignalException
 
 from torchflava.launch.cli import AppList, RecipeRun
 
@@ -138,6 +142,31 @@ def test_a_mistake_launches_nothing(
     assert told.err.startswith("torchx run: error: ")
     assert message in told.err
     assert "Traceback" not in told.err
+
+
+def test_the_most_nodes_of_a_job_that_may_lose_some(
+    run: Command, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each number of ranks is handed to the recipe's check, in the words of one command."""
+    (tmp_path / "mine.py").write_text("def check(words, *, here, ranks):\n    print(len(ranks), ranks[-1])\n")
+    words = ("-s", "slurm", "--dryrun", "mine.py", "--procs", "128", "--nodes")
+    assert run(*words, "1:10000") == 0
+    assert "10000 1280000\n" in capfd.readouterr().out
+    assert run(*words, "1:300000") == 2
+    assert capfd.readouterr().err == "torchx run: error: --nodes 1:300000 is out of range: 10000 or fewer\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_ends_a_local_run_as_ctrl_c_does(run: Command, number: signal.Signals) -> None:
+    assert run("-s", "local_cwd", "--dryrun", "mine.py") == 0
+
+    def sent() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    with pytest.raises(SignalException) as ended:
+        sent()
+    assert ended.value.sigval == number
 
 
 def test_help_explains_every_argument(run: Command, capsys: pytest.CaptureFixture[str]) -> None:

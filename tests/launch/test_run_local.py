@@ -162,7 +162,9 @@ def test_ctrl_c_ends_the_job(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+)
 def test_no_process_outlives_its_terminal(folder: Path, number: signal.Signals, code: int) -> None:
     ended, pids, _ = stop(folder, number, "--procs", "2", "--", "stubborn", count=2)
     assert ended == code

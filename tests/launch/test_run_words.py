@@ -107,6 +107,8 @@ def test_a_function_of_a_file_keeps_its_meaning() -> None:
         ("mine.py --nodes 2:", "--nodes 2:: write a whole number"),
         ("mine.py --nodes 1:2:3", "--nodes 1:2:3: write a whole number"),
         ("mine.py --nodes 4:2", "--nodes 4:2 begins with the greater number; write --nodes 2:4"),
+        ("mine.py --nodes 1:300000", "--nodes 1:300000 is out of range: 10000 or fewer"),
+        ("mine.py --nodes 10001", "--nodes 10001 is out of range: 10000 or fewer"),
         ("mine.py --nodes 0:2", "--nodes 0:2 is out of range: 1 or more"),
         ("mine.py --procs 2:4", "--procs wants a whole number, got '2:4'"),
         ("mine.py:train --mem 2", "mine.py:train has no argument --mem; did you mean --mem-gb?"),
@@ -160,6 +162,16 @@ def test_a_cluster_s_job_knows_the_file_by_where_it_lies_from_here(
     monkeypatch.chdir(checkout / "recipes")
     assert words("../mine.py", local=False)[1] == f"--script={checkout.resolve()}/mine.py"
     assert words("../mine.py --image a/b", local=False)[1] == "--script=../mine.py"
+
+
+@pytest.mark.parametrize(("first", "second"), [("mem-gb", "mem_gb"), ("mem_gb", "mem-gb")])
+def test_hyphens_and_underscores_are_one_in_the_configuration(first: str, second: str) -> None:
+    """TorchX puts what two files say under one section, the first file's first."""
+    section = {first: "4", "cpus": "2", second: "8"}
+    sections = {"recipes/pretrain.py": section, "./recipes/pretrain.py": {second: "9"}}
+    for line, memory in (("recipes/pretrain.py", 4), ("recipes/pretrain.py --mem-gb 5", 5)):
+        got = torchx_words(line.split(), sections, local=False, torchx=())
+        assert sorted(got[2:]) == ["--cpus=2", f"--mem_gb={memory}"]
 
 
 def test_a_wrong_entry_of_the_configuration_is_named() -> None:

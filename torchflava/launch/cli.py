@@ -1,32 +1,33 @@
 """`torchx run FILE.py`: TorchX's `run`, taught that a file may be a whole recipe, and to show a local job as it is.
 
 Registered as TorchX's `run` by this package's entry point (TorchX 0.7). Builtin components and `FILE.py:FUNCTION` keep
-their meaning.
+their meaning. The entry points name the other commands here as well; they stand in `commands`.
 """
 
 import argparse
-import difflib
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from torchx.cli.cmd_list import CmdList
 from torchx.cli.cmd_run import CmdRun
 from torchx.runner import Runner
 from torchx.runner.config import get_config, load_sections
-from torchx.schedulers import DEFAULT_SCHEDULER_MODULES, get_scheduler_factories
 from torchx.schedulers.local_scheduler import SignalException
-from torchx.specs import AppStatus
+from torchx.specs import AppStatus as Status
 
 from torchflava.launch.check import check
-from torchflava.launch.ddp import LaunchError
+from torchflava.launch.commands import AppCancel, AppList, AppLog, AppStatus, told
+from torchflava.launch.settings import check_configured, check_typed
 from torchflava.launch.words import COMPONENT, asks_help, help_text, nodes_of, torchx_words
+
+__all__ = ["AppCancel", "AppList", "AppLog", "AppStatus", "RecipeRun"]
 
 _ABOUT = """Runs a recipe, FILE.py, or a component of TorchX, FILE.py:FUNCTION or GROUP.NAME (see `torchx builtins`).
 
@@ -56,20 +57,15 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
             return
         local = args.scheduler == "local_cwd"
         torchx = {flag for action in self._subparser._actions for flag in action.option_strings}
-        try:
-            _check_settings(args.scheduler, args.scheduler_args or "")
+        with told("run"), _told_of_signals():
+            check_typed(args.scheduler, args.scheduler_args or "")
+            check_configured(args.scheduler)
             sections = load_sections(prefix="component")
             args.component_name_and_args = torchx_words(typed, sections, local=local, torchx=torchx)
             _check(args.component_name_and_args, here=local)
             if local:
                 _prepare_local(args.component_name_and_args)
             super().run(args)
-        except LaunchError as wrong:
-            print(f"torchx run: error: {wrong}", file=sys.stderr)
-            sys.exit(2)
-        except SignalException as stop:
-            print(f"\n{stop.sigval.name}: the job's processes are ended", file=sys.stderr)
-            sys.exit(128 + stop.sigval)
 
     def _wait_and_exit(self, runner: Runner, app_handle: str, log: bool) -> None:
         """As TorchX's, but a local job's last lines are never lost, and a lone replica's come as it wrote them."""
@@ -86,13 +82,13 @@ class RecipeRun(CmdRun):  # type: ignore[misc]  # TorchX ships no types
         super()._wait_and_exit(runner, app_handle, log)
 
 
-class AppList(CmdList):  # type: ignore[misc]
-    """The `list` of the `torchx` command, whose default stays what it is without this package."""
-
-    def add_arguments(self, subparser: argparse.ArgumentParser) -> None:
-        """TorchX's."""
-        super().add_arguments(subparser)
-        subparser.set_defaults(scheduler=next(iter(DEFAULT_SCHEDULER_MODULES)))
+@contextmanager
+def _told_of_signals() -> Iterator[None]:
+    try:
+        yield
+    except SignalException as stop:
+        print(f"\n{stop.sigval.name}: the job's processes are ended", file=sys.stderr)
+        sys.exit(128 + stop.sigval)
 
 
 def _with_default(typed: list[str]) -> list[str]:
@@ -113,27 +109,9 @@ def _check(words: list[str], *, here: bool) -> None:
 
 def _in_short(record: logging.LogRecord) -> bool:
     """Of a local job that has failed its state alone: what its processes said, and torchrun's report, stand above."""
-    if isinstance(record.msg, AppStatus):
+    if isinstance(record.msg, Status):
         record.msg = f"The job ended: {record.msg.state}. Why, stands above."
     return True
-
-
-def _check_settings(scheduler: str, typed: str) -> None:
-    """TorchX ignores the keys of `-cfg` that the scheduler does not have, and breaks at values of another kind."""
-    if not typed:
-        return
-    options = get_scheduler_factories()[scheduler]("").run_opts()
-    known = [name for name, _ in options]
-    for key in re.findall(r"(?:^|[,;])([\w-]+)=", typed):
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise LaunchError(f"-cfg {key}=: {scheduler} has no such setting; {remedy}")
-    try:
-        options.cfg_from_str(typed)
-    except ValueError as wrong:
-        kinds = f"the values as `torchx runopts {scheduler}` tells them"
-        raise LaunchError(f"-cfg {typed}: write KEY=VALUE,KEY=VALUE, {kinds} ({wrong})") from wrong
 
 
 def _prepare_local(words: list[str]) -> None:
@@ -147,8 +125,9 @@ def _prepare_local(words: list[str]) -> None:
     (log.addFilter if alone else log.removeFilter)(_concerns_one_replica)
     # TorchX kills a local torchrun ten seconds after Ctrl-C; later than that no one would be left to kill its workers
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5")
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal ends the job as Ctrl-C does
-        signal.signal(signal.SIGHUP, _hang_up)
+    for number in (signal.SIGHUP, signal.SIGUSR1):  # a closed terminal, or what a batch system sends: as Ctrl-C
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
 
 
 def _concerns_one_replica(record: logging.LogRecord) -> bool:
@@ -156,8 +135,9 @@ def _concerns_one_replica(record: logging.LogRecord) -> bool:
     return "Running multiple role replicas" not in record.getMessage()
 
 
-def _hang_up(number: int, _frame: FrameType | None) -> None:
-    raise SignalException("the terminal is closed", sigval=signal.Signals(number))
+def _end(number: int, _frame: FrameType | None) -> None:
+    told_by = signal.Signals(number)
+    raise SignalException(f"ended by {told_by.name}", sigval=told_by)
 
 
 def _describe_one_at_a_time(scheduler: Any) -> None:

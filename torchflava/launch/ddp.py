@@ -15,12 +15,18 @@ from torchx.util.types import to_dict, to_list
 
 _PORT = 29500
 _SECRET = re.compile(r"((^|_)KEY|_PWD|APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS)$", re.IGNORECASE)
+_MOST_NODES = 10_000
+"""Of one job: about what the largest machines have, and few enough that a command can hold each number of ranks."""
 _LAST_CALL = 45
 """Seconds that an elastic job waits for more nodes than it needs."""
 
 
 class LaunchError(ValueError):
     """What was asked for cannot be launched; the message says why and what to write instead."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster does not answer, or does not know what it is asked for; the message is its own, or says what to ask."""
 
 
 class Nodes(NamedTuple):
@@ -52,6 +58,8 @@ class Nodes(NamedTuple):
         fewest, most = int(parts[0]), int(parts[-1])
         if min(fewest, most) < 1:
             raise LaunchError(f"--nodes {self.nodes} is out of range: 1 or more")
+        if max(fewest, most) > _MOST_NODES:
+            raise LaunchError(f"--nodes {self.nodes} is out of range: {_MOST_NODES} or fewer")
         if fewest > most:
             raise LaunchError(f"--nodes {self.nodes} begins with the greater number; write --nodes {most}:{fewest}")
         return fewest, most

@@ -5,6 +5,7 @@ starts again; `status` of a job that is gone, `list` and `log` do what they say.
 """
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from torchx.schedulers.kubernetes_scheduler import (
 from torchx.specs import AppDef, AppState, ReplicaStatus, Role, RoleStatus, runopts
 from torchx.util.strings import normalize_str
 from urllib3.exceptions import HTTPError
+from yaml import YAMLError
 
 from torchflava.launch.ddp import LaunchError
 from torchflava.launch.pods import OPTIONS, complete, let_pods_go
@@ -175,12 +177,10 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
         config.apply("kubernetes", written)
         if written.get("namespace"):
             return str(written["namespace"])
-        from kubernetes.config import ConfigException, list_kube_config_contexts
+        from kubernetes.config import list_kube_config_contexts
 
-        try:
+        with _kubeconfig():
             _, active = list_kube_config_contexts()
-        except ConfigException as wrong:
-            raise LaunchError(f"no cluster is configured ({wrong}): put its kubeconfig at ~/.kube/config") from wrong
         return active["context"].get("namespace", "default")
 
     def _custom_objects_api(self) -> Any:
@@ -188,14 +188,9 @@ class Kubernetes(KubernetesScheduler):  # type: ignore[misc]  # TorchX ships no 
         return super()._custom_objects_api()
 
     def _api_client(self) -> Any:
-        with warnings.catch_warnings():
+        with _kubeconfig(), warnings.catch_warnings():
             warnings.filterwarnings("error", "failed to load kube config", UserWarning)
-            try:
-                return super()._api_client()
-            except UserWarning as wrong:
-                raise LaunchError(
-                    f"no cluster is configured ({wrong}): put its kubeconfig at ~/.kube/config"
-                ) from wrong
+            return super()._api_client()
 
 
 def _require_client() -> None:
@@ -203,6 +198,20 @@ def _require_client() -> None:
         import kubernetes  # noqa: F401
     except ModuleNotFoundError as wrong:
         raise LaunchError("TorchX needs Kubernetes' client here: pip install 'torchflava[launch]'") from wrong
+
+
+@contextmanager
+def _kubeconfig() -> Iterator[None]:
+    """What is wrong with the kubeconfig, in one line."""
+    from kubernetes.config import ConfigException
+
+    try:
+        yield
+    except (ConfigException, UserWarning) as wrong:  # the latter is how TorchX tells of the former
+        raise LaunchError(f"no cluster is configured ({wrong}): put its kubeconfig at ~/.kube/config") from wrong
+    except (OSError, YAMLError, UnicodeDecodeError, AttributeError, TypeError) as wrong:  # the last two of another YAML
+        file = os.environ.get("KUBECONFIG", "~/.kube/config")
+        raise LaunchError(f"{file} is no kubeconfig: {' '.join(str(wrong).split())}") from wrong
 
 
 def _parted(app_id: str) -> tuple[str, str]:

@@ -27,9 +27,9 @@ from torchx.specs import AppDef, AppState, CfgVal, ReplicaStatus, Role, RoleStat
 from torchx.version import TORCHX_IMAGE
 
 from torchflava.launch import slurm_limits, slurm_logs
-from torchflava.launch.ddp import LaunchError, secrets_in
+from torchflava.launch.ddp import ClusterError, LaunchError, secrets_in
 from torchflava.launch.slurm_elastic import is_elastic
-from torchflava.launch.slurm_jobs import Job, all_jobs, find, names_of
+from torchflava.launch.slurm_jobs import Job, all_jobs, cancel, find, names_of
 from torchflava.launch.slurm_script import Request, parts_of, run_name, script_of, wish_of
 from torchflava.launch.snapshot import copy_workspace
 
@@ -138,7 +138,7 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
         return [ListAppResponse(app_id=job.number, state=job.app_state) for job in all_jobs() if job.part == 0]
 
     def _cancel_existing(self, app_id: str) -> None:
-        subprocess.run(["scancel", app_id], check=True)
+        cancel(app_id)
 
     def log_iter(
         self,
@@ -155,7 +155,7 @@ class Slurm(SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
 
         Raises:
             ValueError: for `since` and `until`: Slurm's files have no times.
-            RuntimeError: if the files are not known, or were never written.
+            ClusterError: (a RuntimeError) if the files are not known, or were never written.
         """
         if since or until:
             raise ValueError("the lines of Slurm's logs have no times: leave out since and until")
@@ -224,7 +224,7 @@ def _replicas(job: Job) -> list[ReplicaStatus]:
 def _ended(number: str) -> bool:
     try:
         jobs = find(number)
-    except RuntimeError as error:  # a controller that is busy or being restarted: the job goes on meanwhile
+    except ClusterError as error:  # a controller that is busy or being restarted: the job goes on meanwhile
         log.warning(error)
         return False
     return not jobs or bool(is_terminal(jobs[0].app_state)) or jobs[0].app_state == AppState.UNKNOWN

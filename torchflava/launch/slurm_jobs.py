@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torchx.specs import AppState
 
-from torchflava.launch.ddp import LaunchError
+from torchflava.launch.ddp import ClusterError, LaunchError
 
 _STATES = {
     AppState.PENDING: "CONFIGURING PENDING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT STOPPED SUSPENDED",
@@ -52,7 +52,7 @@ def find(number: str) -> list[Job]:
 
     Raises:
         LaunchError: (a ValueError) if there is no Slurm here.
-        RuntimeError: if Slurm does not answer, with its words.
+        ClusterError: (a RuntimeError) if Slurm does not answer, with its words.
     """
     told = _ask("scontrol", "--oneliner", "show", "job", number, unknown="Invalid job id")
     jobs = [_of_controller(line) for line in told.splitlines() if "JobId=" in line]
@@ -63,12 +63,21 @@ def all_jobs() -> list[Job]:
     """This user's jobs: those that the controller remembers, and those of the last 30 days that the accounting has.
 
     Raises:
-        LaunchError, RuntimeError: as `find`.
+        LaunchError, ClusterError: as `find`.
     """
     told = _ask("squeue", "-h", "-a", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%D|%N|%j")
     found = [_of_columns(line) for line in told.splitlines() if line.count("|") >= 4]
     jobs = {(job.number, job.part): job for job in (*_accounted(), *found)}
     return sorted(jobs.values(), key=lambda job: (len(job.number), job.number, job.part))
+
+
+def cancel(number: str) -> None:
+    """End a job.
+
+    Raises:
+        LaunchError, ClusterError: as `find`.
+    """
+    _ask("scancel", number)
 
 
 def names_of(places: str) -> list[str]:
@@ -86,7 +95,7 @@ def _ask(*command: str, unknown: str = "") -> str:
         return done.stdout
     if unknown and unknown in done.stderr:
         return ""
-    raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or f'ended with code {done.returncode}'}")
+    raise ClusterError(f"{' '.join(command)}: {done.stderr.strip() or f'ended with code {done.returncode}'}")
 
 
 def _of_controller(line: str) -> Job:
@@ -115,7 +124,7 @@ def _accounted(number: str = "") -> Iterator[Job]:
     whose = ["-j", number] if number else ["-u", getpass.getuser(), "-S", "now-30days"]
     try:
         told = _ask("sacct", "-n", "-X", "-P", "-o", "JobID,State,NNodes,NodeList,JobName", *whose)
-    except (LaunchError, RuntimeError):  # none is set up, or not installed here
+    except (LaunchError, ClusterError):  # none is set up, or not installed here
         return
     for line in told.splitlines():
         if line.count("|") >= 4:

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from torchx.schedulers.api import Stream
 
+from torchflava.launch.ddp import ClusterError
 from torchflava.launch.slurm_jobs import Job
 
 _PAUSE = 0.5  # seconds between two looks at the files
@@ -33,14 +34,14 @@ def place_of(number: str, jobs: Sequence[Job]) -> Path:
         jobs: what Slurm knows of it.
 
     Raises:
-        RuntimeError: if neither Slurm nor this user's notes know it.
+        ClusterError: (a RuntimeError) if neither Slurm nor this user's notes know it.
     """
     for job in jobs:
         if job.output:
             return Path(job.output).parent
     if _record(number).exists():
         return Path(_record(number).read_text())
-    raise RuntimeError(
+    raise ClusterError(
         f"where job {number} wrote its logs is not known any more: Slurm has forgotten it, and it was not submitted by "
         f"`torchx run` of this user ({_record(number)}); look for slurm-{number}-*.err"
     )
@@ -56,7 +57,7 @@ def follow(files: Sequence[Path], ended: Callable[[], bool]) -> Iterator[str]:
     """Whole lines of files that grow, or are not there yet, until `ended`, and then what is left.
 
     Raises:
-        RuntimeError: if the job has ended and none of the files is there.
+        ClusterError: (a RuntimeError) if the job has ended and none of the files is there.
     """
     parts = [_Growing(file) for file in files]
     asked, over = -_ASK_EVERY, False
@@ -71,7 +72,7 @@ def follow(files: Sequence[Path], ended: Callable[[], bool]) -> Iterator[str]:
             if not over:
                 time.sleep(_PAUSE)
     if not any(part.opened for part in parts):
-        raise RuntimeError(f"the job has ended without writing {' or '.join(map(str, files))}")
+        raise ClusterError(f"the job has ended without writing {' or '.join(map(str, files))}")
 
 
 class _Growing:

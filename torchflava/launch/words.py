@@ -133,7 +133,8 @@ def _configured(file: str, sections: Mapping[str, Mapping[str, str]]) -> tuple[d
     section: dict[str, str] = {}
     for name, values in sections.items():
         if name.endswith(".py") and Path(name).resolve() == Path(file).resolve():
-            section = {**values, **section}  # the first one wins: TorchX names the home directory's first
+            for key, value in values.items():  # the first one wins: TorchX names the home directory's first
+                section.setdefault(key.replace("-", "_"), value)
     own = shlex.split(section.pop("args", ""))
     values, _ = flags_and_rest(_spelled(section), FLAGS, file=f".torchxconfig, [component:{file}]:", torchx=())
     return values, ["--", *own] if own else []
