@@ -133,7 +133,18 @@ def test_the_front_door_imports_nothing_when_it_is_opened() -> None:
 
 def test_rooms_of_the_house_exist_where_the_map_says() -> None:
     there = {room_of(file, ROOT / "torchflava") for file in (ROOT / "torchflava").rglob("*.py")}
-    assert {"batch", "distributed", "layers", "losses", "training", "encoders", "heads", "models", APART} <= there
+    assert {
+        "batch",
+        "distributed",
+        "layers",
+        "losses",
+        "training",
+        "encoders",
+        "heads",
+        "models",
+        "tasks",
+        APART,
+    } <= there
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""What linear_probe.py and zero_shot.py can be told. It imports no torch: a login node looks at the words too."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+CODE = re.compile(r"[\w.]+:\w+")
+"""A user's own model: module:function."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a pretraining run's: its config.json has a preset, where transformers' has none."""
+    try:
+        return "preset" in json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is evaluated, and how it is fed."""
+
+    model: str
+    """A run's folder, a file or folder of weights that torchflava.models.from_pretrained reads, or module:function of your own,
+    which takes a device and returns an Evaluated (docs/tasks.md)."""
+    vocab: str = ""
+    """A vocabulary, vocab.txt or tokenizer.json; by default the one in the model's folder."""
+    image_size: int = 0
+    """Side of the images, to which the positions are resized; 0 is the model's own."""
+    max_length: int = 0
+    """The longest text in tokens; 0 is the run's, or 77, or the most that the model can read."""
+    name: str = ""
+    """What results call the model; the name of its folder or file by default."""
+    out: str = ""
+    """The folder for results.json; the run's own by default, else runs/NAME."""
+    batch_size: int = 64
+    """Images, or texts, that the model sees at once on a rank."""
+    threads: int = 4
+    """That decode images, on each rank."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """In which the model computes; a model of your own decides that itself."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def shown(self) -> str:
+        """What results call the model."""
+        path = Path(self.model)
+        return self.name or (self.model if self.is_code else path.resolve().name if path.is_dir() else path.stem)
+
+    @property
+    def is_code(self) -> bool:
+        """Whether the model is a function of the user's."""
+        return bool(CODE.fullmatch(self.model)) and not Path(self.model).exists()
+
+    @property
+    def place(self) -> Path:
+        """Where results go."""
+        own = Path(self.model)
+        return Path(self.out) if self.out else own if is_run(own) else Path("runs") / self.shown.replace(":", "-")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Linear probes of image tasks: logistic regression on the features of the image encoder's last layer."""
+
+    subject: Annotated[Subject, tyro.conf.arg(name="")]
+    task: tuple[str, ...] = ("all",)
+    """Names of tasks (docs/tasks.md), or all: those whose data are there."""
+    root: str = "data/tasks"
+    """The folder with the tasks' data, laid out as docs/tasks.md says."""
+    backend: Literal["torch", "sklearn"] = "torch"
+    """Who fits: torch, on the GPU too, or scikit-learn."""
+    max_iter: int = 1000
+    """Iterations of L-BFGS at most, for each fit."""
+    features: str = ""
+    """The folder in which features are kept; features in the folder for results by default."""
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Zero-shot classification of tasks or of a folder of classes, or retrieval of images and captions."""
+
+    subject: Annotated[Subject, tyro.conf.arg(name="")]
+    task: tuple[str, ...] = ()
+    """Names of tasks (docs/tasks.md) to classify, such as imagenet; or all: those whose data are there."""
+    root: str = "data/tasks"
+    """The folder with the tasks' data."""
+    images: str = ""
+    """A folder that holds a folder for each class; or with --retrieval the folder with its images."""
+    names: str = ""
+    """A text file with what each class is called, one a line, in the order of the classes."""
+    templates: str = ""
+    """A text file with prompts, one a line, {} for the class; by default the task's own, or "a photo of a {}."."""
+    retrieval: str = ""
+    """Karpathy's JSON, or a captions file (.tsv, .csv, .jsonl, .json), for retrieval both ways."""
+    split: str = ""
+    """Of Karpathy's file; its test split by default."""
+    captions: int = 5
+    """Captions of an image that count, the first ones."""
+    rerank: int = 0
+    """How many of the nearest are put in order once more by the matching head; 0 for none."""
+
+
+Config = TypeVar("Config", Probe, ZeroShot)
+
+
+def parse_probe(words: Sequence[str], *, places: bool = True) -> Probe:
+    """The settings that command-line `words` ask for; ends the program where one cannot be.
+
+    Args:
+        words: of the command line.
+        places: whether to look for the files and folders that they name, which may lie where only the job sees them.
+    """
+    config = tyro.cli(Probe, args=list(words), prog="linear_probe.py")
+    found = [*_of_subject(config.subject, places=places), *_of_probe(config)]
+    return _or_exit(config, found, "linear_probe.py")
+
+
+def parse_zero_shot(words: Sequence[str], *, places: bool = True) -> ZeroShot:
+    """As `parse_probe`, for zero_shot.py."""
+    config = tyro.cli(ZeroShot, args=list(words), prog="zero_shot.py")
+    found = [*_of_subject(config.subject, places=places), *_of_zero_shot(config)]
+    if places:
+        found += [
+            f"--{flag} {given} is not there"
+            for flag in ("images", "names", "templates", "retrieval")
+            if (given := getattr(config, flag)) and not Path(given).exists()
+        ]
+    return _or_exit(config, found, "zero_shot.py")
+
+
+def _or_exit(config: Config, complaints: Sequence[str], recipe: str) -> Config:
+    if complaints:
+        sys.exit(f"{recipe}: {complaints[0]}")
+    return config
+
+
+def _of_subject(subject: Subject, *, places: bool) -> Iterator[str]:
+    for name in ("batch_size", "threads"):
+        if getattr(subject, name) < 1:
+            yield f"--{name.replace('_', '-')} {getattr(subject, name)} must be 1 or more"
+    if subject.image_size < 0:
+        yield f"--image-size {subject.image_size} must be above 0, or 0 for the model's own"
+    if subject.max_length and not 3 <= subject.max_length <= 512:
+        yield f"--max-length {subject.max_length} must be from 3 to 512, or 0 for the model's own"
+    if subject.is_code:
+        given = {"--vocab": subject.vocab, "--image-size": subject.image_size, "--max-length": subject.max_length}
+        given["--precision"] = subject.precision != "fp32"
+        for flag, value in given.items():
+            if value:
+                yield f"{flag} is for models that this project builds; {subject.model} decides it itself, leave it out"
+    elif places and not Path(subject.model).exists():
+        yield f"--model {subject.model} is neither a file or folder that is there nor module:function"
+    if places and subject.vocab and not Path(subject.vocab).exists():
+        yield f"--vocab {subject.vocab} is not there"
+
+
+def _of_probe(config: Probe) -> Iterator[str]:
+    if config.max_iter < 1:
+        yield f"--max-iter {config.max_iter} must be 1 or more"
+    if config.backend == "sklearn" and config.subject.device == "cuda":
+        yield "--backend sklearn fits on the CPU; leave --device out, or choose --backend torch"
+    if config.backend == "sklearn" and importlib.util.find_spec("sklearn") is None:
+        yield "--backend sklearn needs scikit-learn: pip install 'torchflava[eval]'"
+    yield from _of_tasks(config.task)
+    if not config.task:
+        yield "--task names no task; give names, or all"
+
+
+def _of_tasks(names: Sequence[str]) -> Iterator[str]:
+    if "all" in names and len(names) > 1:
+        yield f"--task {' '.join(names)}: all stands alone"
+
+
+def _of_zero_shot(config: ZeroShot) -> Iterator[str]:
+    yield from _of_tasks(config.task)
+    asked = [bool(config.task), bool(config.retrieval), bool(config.images) and not config.retrieval]
+    if sum(asked) != 1:
+        yield "give one of --task NAMES, --images FOLDER (of classes), and --retrieval FILE with --images FOLDER"
+    if config.retrieval and not config.images:
+        yield f"--retrieval {config.retrieval} names images; say by --images in which folder they lie"
+    if config.retrieval and (config.names or config.templates):
+        yield "--names and --templates are for classification; leave them out with --retrieval"
+    if not config.retrieval and (config.rerank or config.split or config.captions != 5):
+        yield "--rerank, --split and --captions are for --retrieval; leave them out"
+    if config.names and config.task and (len(config.task) > 1 or config.task == ("all",)):
+        yield "--names are those of one task's classes; give one --task"
+    if config.captions < 1:
+        yield f"--captions {config.captions} must be 1 or more"
+    if config.rerank and config.rerank < 10:
+        yield f"--rerank {config.rerank} is below recall@10; score 10 or more"

@@ -1,0 +1,165 @@
+"""Images and texts through a model, shared over ranks, with a line now and then; and features kept on disk.
+
+Letters: N images, D width.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from evaluated import Evaluated
+from evaluation_settings import Subject
+from torch import Tensor
+
+from torchflava.evaluation import Labelled, embed_over_ranks
+from torchflava.files import load_tensors, save_tensors
+from torchflava.tasks import VisionTask
+from torchflava.training import Run
+
+_BATCHES = 16  # of each rank between two gatherings, and between two looks at the clock
+_PATIENCE = 10.0  # seconds between two lines
+SPLITS = ("train", "valid", "test")
+T = TypeVar("T")
+
+
+class Feeder:
+    """Feeds a model on all ranks together; each rank calls it alike.
+
+    Args:
+        evaluated: the model.
+        subject: how it is fed.
+        run: the ranks.
+    """
+
+    def __init__(self, evaluated: Evaluated, subject: Subject, run: Run) -> None:
+        self.evaluated, self.subject, self.run = evaluated, subject, run
+
+    def images(
+        self,
+        read: Callable[[int], Tensor],
+        num: int,
+        verb: Callable[[Tensor], Tensor],
+        *,
+        what: str,
+        everywhere: bool = False,
+    ) -> Tensor:
+        """N images -> (N, ...) of a verb, on the CPU, in their order.
+
+        Args:
+            read: the image at a position, (3, H, W) uint8.
+            num: N.
+            verb: of the model.
+            what: they are, for the lines that tell how far this is.
+            everywhere: on every rank; otherwise those that do not lead get (0, ...), for lack of memory.
+
+        Raises:
+            ValueError: if a file is missing or damaged.
+        """
+        view = self.evaluated.view
+        with ThreadPoolExecutor(self.subject.threads) as pool:
+
+            def of_own(own: Sequence[int]) -> Tensor:
+                views = pool.map(lambda at: view(read(at)), own)
+                batches = _batches(views, self.subject.batch_size)
+                return torch.cat([verb(torch.stack(batch).to(self.run.device)) for batch in batches])
+
+            # Part by part, so that a device holds no more than a part.
+            part = _BATCHES * self.subject.batch_size * self.run.world_size
+            rows, told = [], time.monotonic()
+            for start in range(0, num, part):
+                made = embed_over_ranks(range(start, min(start + part, num)), of_own)
+                rows.append(made.cpu() if everywhere or self.run.leads else made[:0].cpu())
+                if self.run.leads and time.monotonic() - told > _PATIENCE:
+                    told = time.monotonic()
+                    print(f"{what}: {start + len(made)} of {num} images", flush=True)
+        return torch.cat(rows)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """P texts -> (P, E), on the CPU, on every rank.
+
+        Raises:
+            ValueError: if the model reads no texts.
+        """
+        embed = self.evaluated.embed_text
+        if embed is None:
+            raise ValueError(f"texts cannot be read: {self.evaluated.without or 'embed_text is None'}")
+
+        def of_own(own: Sequence[str]) -> Tensor:
+            return torch.cat([embed(batch) for batch in _batches(iter(own), self.subject.batch_size)])
+
+        return embed_over_ranks(texts, of_own).cpu()
+
+    def fingerprint(self) -> str:
+        """A number of what the model makes of two fixed pictures: another model, view, precision or device has another.
+
+        Raises:
+            ValueError: if the model has no features.
+        """
+        assert self.evaluated.features is not None
+        rng = np.random.Generator(np.random.Philox(key=0))
+        pictures = [
+            torch.from_numpy(rng.integers(0, 256, (3, *sides), dtype=np.uint8)) for sides in ((97, 131), (64, 48))
+        ]
+        views = torch.stack([self.evaluated.view(picture) for picture in pictures]).to(self.run.device)
+        own = sha256(self.evaluated.features(views).float().cpu().numpy().tobytes()).hexdigest()
+        return str(self.run.agree(own))
+
+
+def check_widths(images: Tensor, texts: Tensor) -> None:
+    """Raise ValueError unless (N, E) images and (P, E) texts can be compared."""
+    if images.ndim != 2 or texts.ndim != 2 or images.shape[1] != texts.shape[1]:
+        raise ValueError(
+            f"images are embedded as {tuple(images.shape)} and texts as {tuple(texts.shape)}; a row of as many numbers is "
+            "due for each"
+        )
+
+
+def keep_features(task: VisionTask, feeder: Feeder, folder: Path) -> Path:
+    """The file with a task's features, which is made unless it is there; every rank calls it.
+
+    Its name holds a number of the model and of the task's samples and labels, so that it is found again only for these.
+
+    Raises:
+        ValueError: if the data or the model's features cannot be used.
+    """
+    verb = feeder.evaluated.features
+    if verb is None:
+        raise ValueError(f"the model offers no features: {feeder.evaluated.without or 'features is None'}")
+    splits = dict(zip(SPLITS, (*task.train_and_valid(), task.test()), strict=True))
+    told = sha256(feeder.fingerprint().encode())
+    for images in splits.values():
+        told.update(images.fingerprint().encode())
+    file = folder / f"{task.name}-{told.hexdigest()[:16]}.safetensors"
+    if feeder.run.agree(file.is_file()):
+        return file
+    tensors = {
+        name: feeder.images(images.image, len(images), verb, what=f"{task.name}, {name}")
+        for name, images in splits.items()
+    }
+    if feeder.run.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = {f"{name}_labels": images.labels for name, images in splits.items()}
+        save_tensors(file, tensors | labels)
+    return file
+
+
+def load_features(file: Path) -> dict[str, Labelled]:
+    """Features (N, D) and labels (N,) of each of `SPLITS`."""
+    tensors = load_tensors(file)
+    return {name: Labelled(tensors[name].float(), tensors[f"{name}_labels"]) for name in SPLITS}
+
+
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,85 @@
+"""Which tasks are probed, and one probe with what it prints and writes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from evaluation_settings import Probe
+from features import load_features
+from results import Measured, write_results
+
+import torchflava.evaluation as evaluation
+from torchflava.tasks import VISION_TASKS, VisionTask, vision_task
+
+
+def chosen_tasks(names: Sequence[str], root: Path, *, say: bool, split: str | None = None) -> list[VisionTask]:
+    """The tasks of these names; of "all" those whose data are there, and a line for each that is not.
+
+    Ends the program where a task that is named has no data, or none has.
+    """
+    if tuple(names) != ("all",):
+        try:
+            tasks = [vision_task(name, root) for name in names]
+        except ValueError as error:
+            sys.exit(str(error))
+        if lacks := [missing for task in tasks if (missing := task.missing(split))]:
+            sys.exit(lacks[0])
+        return tasks
+    found = {name: vision_task(name, root) for name in VISION_TASKS}
+    lacks = {name: missing for name, task in found.items() if (missing := task.missing(split))}
+    if say:
+        print("".join(f"left out, {missing}\n" for missing in lacks.values()), end="", flush=True)
+    if len(lacks) == len(found):
+        sys.exit(f"{root} holds the data of none of the {len(found)} tasks; docs/tasks.md says where they come from")
+    return [task for name, task in found.items() if name not in lacks]
+
+
+def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> None:
+    """Probe the features in a file, print a line for each λ and the test's, and write the result."""
+    splits = load_features(file)
+    sizes = {name: len(split.labels) for name, split in splits.items()}
+    whole = print_sizes(task, sizes["train"] + sizes["valid"], sizes["test"])
+    found = evaluation.linear_probe(
+        splits["train"],
+        splits["valid"],
+        splits["test"],
+        num_classes=1 + max(int(split.labels.max()) for split in splits.values()),
+        backend=config.backend,
+        max_iter=config.max_iter,
+        metric=evaluation.accuracy if task.metric == "accuracy" else evaluation.mean_per_class,
+        device="cpu" if config.backend == "sklearn" else device,
+    )
+    for penalty, value in found.readings.items():
+        print(f"{task.name}: λ {penalty:.3e}, {task.metric} {value:.4f} on the validation split")
+    ended = "" if found.converged else f", not converged after {config.max_iter} iterations"
+    print(f"{task.name}: {task.metric} {found.value:.4f} on the test split, λ {found.lambda_:.3e}{ended}", flush=True)
+    settings = {
+        "protocol": "linear probe",
+        "weights": config.subject.model,
+        "image_size": config.subject.image_size,
+        "lambda": found.lambda_,
+        "converged": found.converged,
+        "backend": config.backend,
+        "max_iter": config.max_iter,
+        "num_train": sizes["train"],
+        "num_valid": sizes["valid"],
+        "num_test": sizes["test"],
+        "whole": whole,
+    }
+    measured = [Measured(task.name, task.metric, found.value)]
+    write_results(
+        config.subject.place, measured, model=config.subject.shown, made_by="recipes/linear_probe.py", settings=settings
+    )
+
+
+def print_sizes(task: VisionTask, num_train: int | None, num_test: int) -> bool:
+    """Say so where data are not whole, and whether they are."""
+    due = task.sizes
+    whole = num_train in (None, due.num_train) and num_test == due.num_test
+    if not whole:
+        learnt = (
+            "" if num_train is None else f"{num_train} images to learn from (the whole data have {due.num_train}) and "
+        )
+        print(f"{task.name}: {learnt}{num_test} to test on (of {due.num_test}); the number compares with no paper's")
+    return whole

@@ -1,0 +1,91 @@
+"""Zero-shot retrieval of images by captions and of captions by images, and again by the matching head (paper §4.2).
+
+Letters: I images, T texts, E embedding width.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from classifying import Outcome
+from evaluation_settings import ZeroShot
+from features import Feeder, check_widths
+from results import Measured
+from torch import Tensor
+
+from torchflava.evaluation import Recalls, embed_over_ranks, reranked_retrieval, retrieval
+from torchflava.tasks import Captioned, read_captioned, read_image
+
+_KS = (1, 5, 10)
+
+
+def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
+    """Recall at 1, 5 and 10 both ways; with `--rerank` those of the second step too, under names of their own.
+
+    Raises:
+        ValueError: if the file cannot be used, images are damaged, or the model lacks what is asked for.
+    """
+    captioned = read_captioned(Path(config.retrieval), Path(config.images), config.split, most=config.captions)
+    num_images, num_texts = len(captioned.images), len(captioned.texts)
+    task = captioned.name if captioned.split in ("", "test") else f"{captioned.name}_{captioned.split}"
+    told: dict[str, Any] = {"protocol": "zero-shot", "split": captioned.split, "captions": config.captions}
+    told |= {"num_images": num_images, "num_texts": num_texts}
+    if feeder.run.leads:
+        print(f"{task}: {num_images} images and {num_texts} captions", flush=True)
+    embedded = _Embedded(captioned, feeder, again=bool(config.rerank))
+    check_widths(embedded.images, embedded.texts)
+    first = retrieval(embedded.images, embedded.texts, captioned.owner, ks=_KS)
+    yield _rows(task, first), told
+    if config.rerank:
+        batch = feeder.subject.batch_size * feeder.run.world_size
+        of_pairs = {"score": embedded.score, "k": config.rerank, "ks": _KS, "batch": batch}
+        second = reranked_retrieval(embedded.images, embedded.texts, captioned.owner, **of_pairs)
+        yield _rows(task, second, f", the first {config.rerank} by itm"), told | {"rerank": config.rerank}
+
+
+class _Embedded:
+    """The embeddings of all, on every rank, and a score of pairs.
+
+    Args:
+        captioned: images and texts.
+        feeder: the model.
+        again: whether pairs will be scored, for which the images' views are kept.
+    """
+
+    def __init__(self, captioned: Captioned, feeder: Feeder, *, again: bool) -> None:
+        evaluated = feeder.evaluated
+        for function, what in (
+            ("embed_image", "images be embedded"),
+            *((("match", "pairs be scored"),) if again else ()),
+        ):
+            if getattr(evaluated, function) is None:
+                raise ValueError(f"the model does not let {what}: {evaluated.without or f'its {function} is None'}")
+        assert evaluated.embed_image is not None
+        self._texts, self._feeder = captioned.texts, feeder
+        self._views: list[Tensor] = []
+        files = captioned.images
+        if again:
+            with ThreadPoolExecutor(feeder.subject.threads) as pool:
+                self._views = list(pool.map(lambda file: evaluated.view(read_image(file)), files))
+        self.texts = feeder.texts(captioned.texts)
+        self.images = feeder.images(
+            lambda at: read_image(files[at]), len(files), evaluated.embed_image, what=captioned.name, everywhere=True
+        )
+
+    def score(self, image: Tensor, text: Tensor) -> Tensor:
+        """(B,) and (B,) places -> (B,), shared over ranks."""
+        match, device = self._feeder.evaluated.match, self._feeder.run.device
+        assert match is not None
+
+        def of_own(own: Sequence[tuple[int, int]]) -> Tensor:
+            views = torch.stack([self._views[at] for at, _ in own]).to(device)
+            return match(views, [self._texts[at] for _, at in own])
+
+        return embed_over_ranks(list(zip(image.tolist(), text.tolist(), strict=True)), of_own).cpu()
+
+
+def _rows(task: str, found: Recalls, how: str = "") -> list[Measured]:
+    ways = {"tr": found.image_to_text, "ir": found.text_to_image}
+    return [Measured(task, f"{way}@{k}{how}", value) for way, recalls in ways.items() for k, value in recalls.items()]
