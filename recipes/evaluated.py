@@ -58,7 +58,7 @@ def open_evaluated(subject: Subject, device: torch.device) -> Evaluated:
     """
     if subject.is_code:
         return _by_code(subject.model, device)
-    return of_model(_loaded(subject), device, tokenizer=_tokenizer(subject), subject=subject)
+    return of_model(loaded_model(subject), device, tokenizer=tokenizer_of(subject), subject=subject)
 
 
 def of_model(
@@ -154,7 +154,7 @@ def _by_code(named: str, device: torch.device) -> Evaluated:
     return made
 
 
-def _loaded(subject: Subject) -> torch.nn.Module:
+def loaded_model(subject: Subject) -> torch.nn.Module:
     """A run's model, or weights by themselves."""
     size = subject.image_size or None
     folder = Path(subject.model)
@@ -173,7 +173,7 @@ def _loaded(subject: Subject) -> torch.nn.Module:
         return from_pretrained(file, image_size=size)
 
 
-def _tokenizer(subject: Subject) -> WordPiece | None:
+def tokenizer_of(subject: Subject) -> WordPiece | None:
     """The vocabulary that is named, or lies in the model's folder."""
     if subject.vocab:
         return WordPiece.from_file(subject.vocab)
