@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from evaluation_settings import Subject, ZeroShot
@@ -120,7 +120,7 @@ def _pair(asked: LookAt) -> str:
     return ""
 
 
-def _codebook(asked: LookAt):  # type: ignore[no-untyped-def]  # torch is not imported before it is needed
+def _codebook(asked: LookAt) -> Any:
     """The codebook that is named, or lies in the model's folder."""
     from torchflava.codebooks import load_codebook
 

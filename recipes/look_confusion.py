@@ -17,7 +17,7 @@ from torchflava.evaluation import confusion, most_confused
 _WRITTEN_OUT = 24  # classes, the most whose matrix is a table with names
 _PAIRS = 40
 _WORST = 20
-_SIDE = 640  # pixels of a picture of the matrix, at least
+_SIDE = 500  # pixels of a picture of the matrix, at least; with more classes a pixel stands for several
 
 
 class Pair(NamedTuple):
@@ -65,6 +65,7 @@ def write_confusion(file: Path, predicted: Tensor, labels: Tensor, *, classes: S
         "right": int(right.sum()),
         "rows": rows,
         "picture": "" if rows else picture_uri(picture(shares), least=_SIDE, photo=False),
+        "together": _together(len(classes)),
         "pairs": pairs,
         "num_wrong": int((matrix > 0).sum() - (right > 0).sum()),
         "worst": of_classes[:_WORST],
@@ -73,6 +74,15 @@ def write_confusion(file: Path, predicted: Tensor, labels: Tensor, *, classes: S
 
 
 def picture(shares: Tensor) -> Tensor:
-    """(C, C) shares of each row -> (3, C, C) uint8; the root of a share is shown, so that a few errors can be seen."""
-    colours = matplotlib.colormaps["magma_r"](shares.sqrt().numpy(), bytes=True)[..., :3]
+    """(C, C) shares of each row -> (3, P, P) uint8, P the classes or fewer: the root of a share, so that few errors are seen.
+
+    Where a pixel stands for several classes, it shows the largest of their shares.
+    """
+    most = torch.nn.functional.max_pool2d(shares[None].float(), _together(len(shares)), ceil_mode=True)[0]
+    colours = matplotlib.colormaps["BuPu"](most.sqrt().numpy(), bytes=True)[..., :3]
     return torch.from_numpy(colours.copy()).permute(2, 0, 1)
+
+
+def _together(num_classes: int) -> int:
+    """Classes that a pixel stands for, each way."""
+    return -(-num_classes // _SIDE)

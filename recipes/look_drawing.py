@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 _HEAT = 0.72  # of the colour at the strongest patch
+_MOST_WORDS = 6
 _GREY = (120, 108, 86)
 
 
@@ -26,7 +27,7 @@ def heat(view: Tensor, patches: Tensor) -> Tensor:
     strength = (patches / patches.max().clamp(min=1e-12)).view(1, 1, side, side)
     spread = torch.nn.functional.interpolate(strength, size=view.shape[1:], mode="nearest")[0, 0]
     colours = torch.from_numpy(matplotlib.colormaps["inferno"](spread.numpy())[..., :3].copy()).permute(2, 0, 1)
-    grey = view.float().mean(0, keepdim=True).expand(3, -1, -1) / 255
+    grey = 0.7 * view.float().mean(0, keepdim=True).expand(3, -1, -1) / 255
     alpha = 0.35 + (_HEAT - 0.35) * spread
     return ((grey * (1 - alpha) + colours * alpha) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -108,11 +109,13 @@ def _outline(axes: Any, patches: HiddenPatches, *, numbers: bool = False) -> Non
 
 
 def _show_words(axes: Any, found: Look) -> None:
-    hidden = {word.place for word in found.words or ()}
-    tokens = ["[MASK]" if at in hidden else token for at, token in enumerate(found.tokens)]
-    lines = [" ".join(tokens[1:-1]), ""]
-    for word in (found.words or ())[:4]:
-        lines.append(f"{word.true} (rank {word.rank}, {word.probability:.1%})")
-        lines += [f"   {guess.probability:6.1%}  {guess.token}" for guess in word.guesses]
+    words = found.words or []
     axes.set_title("MMM's words in the masked places", fontsize=10)
-    axes.text(0, 1, "\n".join(lines), va="top", fontsize=9, parse_math=False, wrap=True, transform=axes.transAxes)
+    for number, word in enumerate(words[:_MOST_WORDS]):
+        lines = [f"{word.true}: rank {word.rank:,}, {word.probability:.1%}"]
+        lines += [f"  {guess.probability:.1%}  {guess.token}" for guess in word.guesses]
+        at = (0.5 * (number % 2), 1 - number // 2 / 3)
+        axes.text(*at, "\n".join(lines), va="top", fontsize=9, parse_math=False, transform=axes.transAxes)
+    if len(words) > _MOST_WORDS:
+        told = f"and {len(words) - _MOST_WORDS} more, on the page (.html)"
+        axes.text(0, -0.02, told, va="top", fontsize=8, transform=axes.transAxes)

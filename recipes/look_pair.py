@@ -126,11 +126,13 @@ def look(model: nn.Module, tokenizer: WordPiece, pair: Pair, *, codebook: Codebo
     with watched_attention(flava.fusion_encoder) as weights:
         seen = flava(pixels, ids, torch.ones_like(ids, dtype=torch.bool))
     num_patches = seen.fused.image.shape[1] - 1
+    side = math.isqrt(num_patches)
     itm = getattr(model, "itm", None)
-    words, patches = _masked(model, flava, tokenizer, pair=pair, text=text, pixels=pixels, codebook=codebook)
+    given = {"pair": pair, "text": text, "pixels": pixels, "side": side, "codebook": codebook}
+    words, patches = _masked(model, flava, tokenizer, **given)
     return Look(
         view=view,
-        side=math.isqrt(num_patches),
+        side=side,
         tokens=[tokenizer.tokens[id] for id in text.ids],
         matched=None if itm is None else float(itm(seen.fused.cls).float().softmax(-1)[0, 1]),
         cosine=float(flava.project_image(seen.image)[0] @ flava.project_text(seen.text)[0]),
@@ -168,10 +170,15 @@ def _ends(text: TokenizedText, at: int) -> bool:
     return text.word_ids[at] is None or text.word_ids[at] != text.word_ids[at - 1]
 
 
-def _drawn_words(text: TokenizedText, rng: Any) -> list[int]:
+def _drawn_words(text: TokenizedText, tokenizer: WordPiece, rng: Any) -> list[int]:
+    """The tokens of 15 % of the words, one at least; punctuation is left alone where there is anything else."""
     words = sorted({word for word in text.word_ids if word is not None})
     if not words:
         raise ValueError("the caption has no word; give one that has")
+    spelt = {
+        word for id, word in zip(text.ids, text.word_ids, strict=True) if tokenizer.tokens[id].strip("#").isalnum()
+    }
+    words = [word for word in words if word in spelt] or words
     hidden = set(rng.permutation(words)[: max(1, round(_MASK_RATE * len(words)))].tolist())
     return [at for at, word in enumerate(text.word_ids) if word in hidden]
 
@@ -190,15 +197,15 @@ def _masked(
     pair: Pair,
     text: TokenizedText,
     pixels: Tensor,
+    side: int,
     codebook: Codebook | None,
 ) -> tuple[list[HiddenWord] | None, HiddenPatches | None]:
     """One pass with words and patches hidden, as in training, but that each hidden word becomes [MASK]."""
     rng = keyed_rng("look", pair.seed, pair.caption)
-    places = places_of(pair.words, text, tokenizer) if pair.words else _drawn_words(text, rng)
+    places = places_of(pair.words, text, tokenizer) if pair.words else _drawn_words(text, tokenizer, rng)
     ids = torch.tensor([text.ids], device=pixels.device)
     hidden = ids.clone()
     hidden[0, places] = tokenizer.mask_id
-    side = flava.image_encoder.image_size // flava.image_encoder.patch_size
     mask = None
     if pair.num_patches != 0:
         mask = torch.from_numpy(block_mask((side, side), rng, num_masked=pair.num_patches)).view(1, -1).to(ids.device)
