@@ -124,7 +124,7 @@ class _Texts:
             )
         if subject.max_length > encoder.max_length:
             raise ValueError(f"--max-length {subject.max_length}: the model reads {encoder.max_length} tokens at most")
-        self.max_length = subject.max_length or _length_of_run(subject) or min(_MAX_LENGTH, encoder.max_length)
+        self.max_length = subject.max_length or length_of_run(subject) or min(_MAX_LENGTH, encoder.max_length)
         self._tokenizer, self._device = tokenizer, device
         self._pad = Collate(encoder.vocab_size, 0, pad_id=tokenizer.pad_id).pad
 
@@ -182,6 +182,7 @@ def tokenizer_of(subject: Subject) -> WordPiece | None:
     return WordPiece.from_file(folder) if any((folder / name).is_file() for name in _VOCABULARIES) else None
 
 
-def _length_of_run(subject: Subject) -> int:
+def length_of_run(subject: Subject) -> int:
+    """The longest text of a run in tokens; 0 for anything else."""
     folder = Path(subject.model)
     return read_config(folder / "config.json").max_length if is_run(folder) else 0

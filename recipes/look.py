@@ -95,7 +95,7 @@ def complaint(asked: LookAt) -> str:
 
 
 def _pair(asked: LookAt) -> str:
-    from evaluated import loaded_model, tokenizer_of
+    from evaluated import length_of_run, loaded_model, tokenizer_of
     from look_drawing import draw
     from look_pair import Pair, look
     from look_pair_page import write_pair
@@ -110,7 +110,8 @@ def _pair(asked: LookAt) -> str:
         if tokenizer is None:
             raise ValueError(f"{asked.model} has no vocabulary beside it; give it by --vocab")
         num_patches = None if asked.patches == -1 else asked.patches
-        pair = Pair(read_image(Path(file)), caption, asked.mask, num_patches, asked.seed)
+        longest = length_of_run(asked.subject)
+        pair = Pair(read_image(Path(file)), caption, asked.mask, num_patches, asked.seed, longest)
         model = loaded_model(asked.subject).to(run.device).eval()
         found = look(model, tokenizer, pair, codebook=_codebook(asked))
     if Path(asked.out).suffix == ".png":

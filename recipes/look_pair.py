@@ -34,6 +34,8 @@ class Pair(NamedTuple):
     """To hide, in blocks; None for the paper's 75 of 196, or the same share of another grid."""
     seed: int = 0
     """Of the draws, with the caption."""
+    max_length: int = 0
+    """Tokens of the caption, beyond which it is cut; 0 for as many as the model can read."""
 
 
 class Attended(NamedTuple):
@@ -121,7 +123,7 @@ def look(model: nn.Module, tokenizer: WordPiece, pair: Pair, *, codebook: Codebo
     device = next(flava.parameters()).device
     view = EvalView(flava.image_encoder.image_size)(pair.image)
     pixels = normalise(view[None].to(device))
-    text = tokenizer.encode(pair.caption, flava.text_encoder.max_length)
+    text = tokenizer.encode(pair.caption, pair.max_length or flava.text_encoder.max_length)
     ids = torch.tensor([text.ids], device=device)
     with watched_attention(flava.fusion_encoder) as weights:
         seen = flava(pixels, ids, torch.ones_like(ids, dtype=torch.bool))
