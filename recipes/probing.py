@@ -58,11 +58,7 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
     ended = "" if found.converged else f", not converged after {config.max_iter} iterations"
     print(f"{task.name}: {task.metric} {found.value:.4f} on the test split, λ {found.lambda_:.3e}{ended}", flush=True)
     if config.confusion:
-        page = page_beside(Path(config.confusion), task.name, config.task == ("all",) or len(config.task) > 1)
-        title = f"{task.name}, linear probe of {config.subject.shown}"
-        write_confusion(
-            page, found.predictions, splits["test"].labels, classes=class_words(task, task.test()), title=title
-        )
+        _show_confusion(task, found.predictions, splits["test"].labels, config=config)
     settings = {
         "protocol": "linear probe",
         "weights": config.subject.model,
@@ -80,6 +76,12 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
     write_results(
         config.subject.place, measured, model=config.subject.shown, made_by="recipes/linear_probe.py", settings=settings
     )
+
+
+def _show_confusion(task: VisionTask, predicted: torch.Tensor, labels: torch.Tensor, *, config: Probe) -> None:
+    page = page_beside(Path(config.confusion), task.name, config.task == ("all",) or len(config.task) > 1)
+    title = f"{task.name}, linear probe of {config.subject.shown}"
+    write_confusion(page, predicted, labels, classes=class_words(task, task.test()), title=title)
 
 
 def class_words(task: VisionTask, images: LabelledImages) -> Sequence[str]:
