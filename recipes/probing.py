@@ -57,8 +57,6 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
         print(f"{task.name}: λ {penalty:.3e}, {task.metric} {value:.4f} on the validation split")
     ended = "" if found.converged else f", not converged after {config.max_iter} iterations"
     print(f"{task.name}: {task.metric} {found.value:.4f} on the test split, λ {found.lambda_:.3e}{ended}", flush=True)
-    if config.confusion:
-        _show_confusion(task, found.predictions, splits["test"].labels, config=config)
     settings = {
         "protocol": "linear probe",
         "weights": config.subject.model,
@@ -76,6 +74,8 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
     write_results(
         config.subject.place, measured, model=config.subject.shown, made_by="recipes/linear_probe.py", settings=settings
     )
+    if config.confusion:
+        _show_confusion(task, found.predictions, splits["test"].labels, config=config)
 
 
 def _show_confusion(task: VisionTask, predicted: torch.Tensor, labels: torch.Tensor, *, config: Probe) -> None:

@@ -38,10 +38,10 @@ def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
     embedded = _Embedded(captioned, feeder, again=bool(config.rerank))
     check_widths(embedded.images, embedded.texts)
     first = retrieval(embedded.images, embedded.texts, captioned.owner, ks=_KS)
+    yield _rows(task, first), told
     if config.page and feeder.run.leads:
         shown = {"num": config.page_queries, "wrong_first": config.wrong_first, "model": config.subject.shown}
         write_retrieval(Path(config.page), captioned, embedded.images, texts=embedded.texts, **shown)
-    yield _rows(task, first), told
     if config.rerank:
         batch = feeder.subject.batch_size * feeder.run.world_size
         of_pairs = {"score": embedded.score, "k": config.rerank, "ks": _KS, "batch": batch}

@@ -159,7 +159,9 @@ def test_no_error_is_lost_in_a_large_picture() -> None:
     blank = matrix_picture(shares)
     shares[900, 100] = 0.02
     assert blank.shape == (3, 334, 334)
-    changed = (matrix_picture(shares) != blank).any(0).nonzero().tolist()
+    drawn = matrix_picture(shares)
+    assert torch.equal(drawn[:, 300, 33], matrix_picture(torch.tensor([[0.02]]))[:, 0, 0])  # and not thinned out
+    changed = (drawn != blank).any(0).nonzero().tolist()
     assert changed == [[300, 33]]
 
 
