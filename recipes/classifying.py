@@ -5,12 +5,14 @@ Letters: C classes, P prompts a class.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from evaluation_settings import ZeroShot
 from features import Feeder, check_widths
-from probing import chosen_tasks, print_sizes
+from look_confusion import write_confusion
+from look_page import page_beside
+from probing import chosen_tasks, class_words, print_sizes
 from results import Measured
 
 from torchflava.evaluation import accuracy, class_embeddings, mean_per_class, top_k_accuracy
@@ -35,7 +37,8 @@ def classified(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
         images = folder_of_classes(Path(config.images))
         names = _lines(config.names) or [spaced(name) for name in images.classes]
         prompts = prompts_of(names, _lines(config.templates) or [TEMPLATE], images.classes)
-        yield _outcome(Path(config.images).resolve().name, images, prompts, feeder=feeder)
+        shown = _Page(config, names)
+        yield _outcome(Path(config.images).resolve().name, images, prompts, feeder=feeder, page=shown)
         return
     for task in chosen_tasks(config.task, Path(config.root), say=feeder.run.leads, split="test"):
         images = task.test()
@@ -48,7 +51,8 @@ def classified(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
                 print(f"left out, {error}", flush=True)
             continue
         whole = print_sizes(task, None, len(images)) if feeder.run.leads else False
-        measured, settings = _outcome(task.name, images, prompts, feeder=feeder, metric=task.metric)
+        shown = _Page(config, _lines(config.names) or class_words(task, images))
+        measured, settings = _outcome(task.name, images, prompts, feeder=feeder, page=shown, metric=task.metric)
         yield measured, settings | {"whole": whole}
 
 
@@ -98,7 +102,7 @@ def _prompts_of_task(task: VisionTask, images: LabelledImages, config: ZeroShot)
 
 
 def _outcome(
-    name: str, images: LabelledImages, prompts: Prompts, *, feeder: Feeder, metric: str = "accuracy"
+    name: str, images: LabelledImages, prompts: Prompts, *, feeder: Feeder, page: "_Page", metric: str = "accuracy"
 ) -> Outcome:
     """What was measured; on the ranks that do not lead nothing."""
     embed = feeder.evaluated.embed_image
@@ -116,12 +120,27 @@ def _outcome(
     if not feeder.run.leads:
         return [], settings
     predicted = _nearest(embedded, classes)
+    page.write(name, predicted, images.labels)
     judge = accuracy if metric == "accuracy" else mean_per_class
     measured = [Measured(name, f"zero_shot_{metric}", judge(predicted, images.labels))]
     if len(prompts) > _FIVE:
         five = top_k_accuracy(embedded, classes, images.labels, k=_FIVE)
         measured.append(Measured(name, f"zero_shot_accuracy@{_FIVE}", five))
     return measured, settings
+
+
+class _Page(NamedTuple):
+    """Which classes are taken for which, if `--page` asks for it."""
+
+    config: ZeroShot
+    names: Sequence[str]
+
+    def write(self, task: str, predicted: torch.Tensor, labels: torch.Tensor) -> None:
+        config = self.config
+        if config.page:
+            page = page_beside(Path(config.page), task, config.task == ("all",) or len(config.task) > 1)
+            title = f"{task}, zero-shot by {config.subject.shown}"
+            write_confusion(page, predicted, labels, classes=self.names, title=title)
 
 
 def _nearest(images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

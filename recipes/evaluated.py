@@ -58,7 +58,7 @@ def open_evaluated(subject: Subject, device: torch.device) -> Evaluated:
     """
     if subject.is_code:
         return _by_code(subject.model, device)
-    return of_model(_loaded(subject), device, tokenizer=_tokenizer(subject), subject=subject)
+    return of_model(loaded_model(subject), device, tokenizer=tokenizer_of(subject), subject=subject)
 
 
 def of_model(
@@ -124,7 +124,7 @@ class _Texts:
             )
         if subject.max_length > encoder.max_length:
             raise ValueError(f"--max-length {subject.max_length}: the model reads {encoder.max_length} tokens at most")
-        self.max_length = subject.max_length or _length_of_run(subject) or min(_MAX_LENGTH, encoder.max_length)
+        self.max_length = subject.max_length or length_of_run(subject) or min(_MAX_LENGTH, encoder.max_length)
         self._tokenizer, self._device = tokenizer, device
         self._pad = Collate(encoder.vocab_size, 0, pad_id=tokenizer.pad_id).pad
 
@@ -154,7 +154,7 @@ def _by_code(named: str, device: torch.device) -> Evaluated:
     return made
 
 
-def _loaded(subject: Subject) -> torch.nn.Module:
+def loaded_model(subject: Subject) -> torch.nn.Module:
     """A run's model, or weights by themselves."""
     size = subject.image_size or None
     folder = Path(subject.model)
@@ -173,7 +173,7 @@ def _loaded(subject: Subject) -> torch.nn.Module:
         return from_pretrained(file, image_size=size)
 
 
-def _tokenizer(subject: Subject) -> WordPiece | None:
+def tokenizer_of(subject: Subject) -> WordPiece | None:
     """The vocabulary that is named, or lies in the model's folder."""
     if subject.vocab:
         return WordPiece.from_file(subject.vocab)
@@ -182,6 +182,7 @@ def _tokenizer(subject: Subject) -> WordPiece | None:
     return WordPiece.from_file(folder) if any((folder / name).is_file() for name in _VOCABULARIES) else None
 
 
-def _length_of_run(subject: Subject) -> int:
+def length_of_run(subject: Subject) -> int:
+    """The longest text of a run in tokens; 0 for anything else."""
     folder = Path(subject.model)
     return read_config(folder / "config.json").max_length if is_run(folder) else 0

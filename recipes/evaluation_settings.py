@@ -81,6 +81,8 @@ class Probe:
     """Iterations of L-BFGS at most, for each fit."""
     features: str = ""
     """The folder in which features are kept; features in the folder for results by default."""
+    confusion: str = ""
+    """A page (.html) to write which classes are taken for which; of several tasks one each, NAME-task.html."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ class ZeroShot:
     """Captions of an image that count, the first ones."""
     rerank: int = 0
     """How many of the nearest are put in order once more by the matching head; 0 for none."""
+    page: str = ""
+    """A page (.html) to write: of retrieval queries with what is found for them, of classes which are taken for which; of several
+    tasks one each, NAME-task.html."""
+    page_queries: int = 40
+    """Queries of retrieval that the page shows each way."""
+    wrong_first: bool = False
+    """Show the queries that are answered worst, instead of some spread evenly over all."""
 
 
 Config = TypeVar("Config", Probe, ZeroShot)
@@ -169,6 +178,7 @@ def _of_probe(config: Probe) -> Iterator[str]:
         yield "--backend sklearn fits on the CPU; leave --device out, or choose --backend torch"
     if config.backend == "sklearn" and importlib.util.find_spec("sklearn") is None:
         yield "--backend sklearn needs scikit-learn: pip install 'torchflava[eval]'"
+    yield from _of_page("confusion", config.confusion)
     yield from _of_tasks(config.task)
     if not config.task:
         yield "--task names no task; give names, or all"
@@ -179,7 +189,17 @@ def _of_tasks(names: Sequence[str]) -> Iterator[str]:
         yield f"--task {' '.join(names)}: all stands alone"
 
 
+def _of_page(flag: str, file: str) -> Iterator[str]:
+    if file and Path(file).suffix != ".html":
+        yield f"--{flag} {file} is a page; give it a name that ends in .html"
+
+
 def _of_zero_shot(config: ZeroShot) -> Iterator[str]:
+    yield from _of_page("page", config.page)
+    if config.page_queries < 1:
+        yield f"--page-queries {config.page_queries} must be 1 or more"
+    if (config.wrong_first or config.page_queries != 40) and not (config.page and config.retrieval):
+        yield "--wrong-first and --page-queries are for the --page of a --retrieval; leave them out"
     yield from _of_tasks(config.task)
     asked = [bool(config.task), bool(config.retrieval), bool(config.images) and not config.retrieval]
     if sum(asked) != 1:

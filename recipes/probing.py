@@ -1,5 +1,6 @@
 """Which tasks are probed, and one probe with what it prints and writes."""
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import torch
 from evaluation_settings import Probe
 from features import load_features
+from look_confusion import write_confusion
+from look_page import page_beside
 from results import Measured, write_results
 
 import torchflava.evaluation as evaluation
-from torchflava.tasks import VISION_TASKS, VisionTask, vision_task
+from torchflava.tasks import VISION_TASKS, LabelledImages, VisionTask, vision_task
 
 
 def chosen_tasks(names: Sequence[str], root: Path, *, say: bool, split: str | None = None) -> list[VisionTask]:
@@ -71,6 +74,27 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
     write_results(
         config.subject.place, measured, model=config.subject.shown, made_by="recipes/linear_probe.py", settings=settings
     )
+    if config.confusion:
+        _show_confusion(task, found.predictions, splits["test"].labels, config=config)
+
+
+def _show_confusion(task: VisionTask, predicted: torch.Tensor, labels: torch.Tensor, *, config: Probe) -> None:
+    page = page_beside(Path(config.confusion), task.name, config.task == ("all",) or len(config.task) > 1)
+    title = f"{task.name}, linear probe of {config.subject.shown}"
+    write_confusion(page, predicted, labels, classes=class_words(task, task.test()), title=title)
+
+
+def class_words(task: VisionTask, images: LabelledImages) -> Sequence[str]:
+    """What a person calls a task's classes; the names that the data have where nothing says more."""
+    if task.name == "imagenet" and importlib.util.find_spec("open_clip"):
+        from open_clip import IMAGENET_CLASSNAMES
+
+        if len(IMAGENET_CLASSNAMES) == len(images.classes):
+            return tuple(IMAGENET_CLASSNAMES)
+    try:
+        return task.class_names(images)
+    except ValueError:
+        return images.classes
 
 
 def print_sizes(task: VisionTask, num_train: int | None, num_test: int) -> bool:

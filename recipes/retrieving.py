@@ -12,6 +12,7 @@ import torch
 from classifying import Outcome
 from evaluation_settings import ZeroShot
 from features import Feeder, check_widths
+from look_retrieval import write_retrieval
 from results import Measured
 from torch import Tensor
 
@@ -38,6 +39,9 @@ def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
     check_widths(embedded.images, embedded.texts)
     first = retrieval(embedded.images, embedded.texts, captioned.owner, ks=_KS)
     yield _rows(task, first), told
+    if config.page and feeder.run.leads:
+        shown = {"num": config.page_queries, "wrong_first": config.wrong_first, "model": config.subject.shown}
+        write_retrieval(Path(config.page), captioned, embedded.images, texts=embedded.texts, **shown)
     if config.rerank:
         batch = feeder.subject.batch_size * feeder.run.world_size
         of_pairs = {"score": embedded.score, "k": config.rerank, "ks": _KS, "batch": batch}

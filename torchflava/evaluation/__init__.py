@@ -1,5 +1,6 @@
 """Embeddings or logits in, the papers' numbers out. It takes callables and knows no model."""
 
+from torchflava.evaluation.confusion import Confused, confusion, most_confused
 from torchflava.evaluation.linear_probe import Labelled, ProbeResult, held_out, linear_probe
 from torchflava.evaluation.metrics import (
     accuracy,
@@ -37,6 +38,7 @@ __all__ = [
     "PUBLISHED",
     "TASKS",
     "Column",
+    "Confused",
     "Labelled",
     "ProbeResult",
     "Reading",
@@ -50,6 +52,7 @@ __all__ = [
     "auroc",
     "averages",
     "class_embeddings",
+    "confusion",
     "effects",
     "embed_over_ranks",
     "f1",
@@ -58,6 +61,7 @@ __all__ = [
     "linear_probe",
     "matthews",
     "mean_per_class",
+    "most_confused",
     "normalise_answer",
     "pearson",
     "ranks_in",

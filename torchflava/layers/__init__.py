@@ -1,5 +1,6 @@
 """Tensors in, tensors out: no modality, no label."""
 
+from torchflava.layers.attention_weights import attention_rollout, attention_weights, watched_attention
 from torchflava.layers.beit import RelativeAttention, ScaledBlock, beit_transformer, resize_relative
 from torchflava.layers.clip import CausalAttention, NormedPatchEmbedding, PlainTokenEmbedding, causal_transformer
 from torchflava.layers.embedding import PatchEmbedding, TokenEmbedding, resize_positions
@@ -21,6 +22,8 @@ __all__ = [
     "ScaledBlock",
     "TokenEmbedding",
     "Transformer",
+    "attention_rollout",
+    "attention_weights",
     "beit_transformer",
     "causal_transformer",
     "init_weights",
@@ -28,4 +31,5 @@ __all__ = [
     "resize_relative",
     "take_rows",
     "transformer",
+    "watched_attention",
 ]
