@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -222,6 +223,12 @@ def test_modules_open_with_a_sentence_and_public_names_are_told() -> None:
 
 def test_names_of_files_say_something() -> None:
     assert [relative(file) for file in (*PACKAGE, *SCRIPTS) if VAGUE.search(file.stem)] == []
+
+
+def test_no_two_modules_of_the_tests_have_one_name() -> None:
+    """pytest imports them by it alone, and the second of two is an error in CI."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_what_is_left_to_do_has_a_number() -> None:

@@ -31,6 +31,8 @@ from torchflava.training import (
     shard,
 )
 
+pytestmark = pytest.mark.slow  # one start of ranks serves all
+
 
 def other_ways(number: int, ranks: int) -> Any:
     """A step of each kind with copies instead of shards; inner states computed again; kept in main memory; drawn unit by unit."""
