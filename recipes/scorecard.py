@@ -1,7 +1,8 @@
 """One table of the paper's 35 tasks: `python recipes/scorecard.py runs/*/ --out runs/scorecard`.
 
 Collects every `results.json` in and below the folders, sets the models beside the paper's own rows, and writes scorecard.md,
-scorecard.csv and scorecard.png. What was not measured stays empty, and so does an average that it belongs to.
+scorecard.csv and scorecard.png. What was not measured stays empty, and so does an average that it belongs to; a number from a
+part of a task's data is told by itself.
 """
 
 import sys
@@ -63,7 +64,7 @@ def rows_of(found: Sequence[Result]) -> list[Row]:
     rows = []
     for model in dict.fromkeys(result.model for result in found):
         own = [result for result in found if result.model == model]
-        cells = {(one.task, one.metric): 100 * one.value for one in own if (one.task, one.metric) in _OF_COLUMNS}
+        cells = {(one.task, one.metric): 100 * one.value for one in own if _compares(one)}
         made_by, dates = sorted({one.made_by for one in own}), sorted(one.date[:10] for one in own)
         when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
         rows.append(Row(model, cells, {}, f"measured by {', '.join(made_by)}, {when}"))
@@ -85,14 +86,23 @@ def published(names: Sequence[str]) -> list[Row]:
 
 
 def others(found: Sequence[Result]) -> str:
-    """A table of what was measured and has no column, as it was measured; empty if nothing."""
-    rest = [result for result in found if (result.task, result.metric) not in _OF_COLUMNS]
+    """A table of what was measured and has no column, or on a part of the data, as it was measured; empty if nothing."""
+    rest = [result for result in found if not _compares(result)]
     if not rest:
         return ""
-    lines = [f"| {one.task} | {one.metric} | {one.model} | {one.value:.4f} |" for one in rest]
+    lines = [f"| {one.task}{_part(one)} | {one.metric} | {one.model} | {one.value:.4f} |" for one in rest]
     return "\n".join(
         ["Beside the 35 tasks:", "", "| task | metric | model | value |", "|---|---|---|---:|", *lines, ""]
     )
+
+
+def _compares(result: Result) -> bool:
+    """Whether it may stand beside the paper's."""
+    return (result.task, result.metric) in _OF_COLUMNS and not _part(result)
+
+
+def _part(result: Result) -> str:
+    return "" if result.settings.get("whole", True) else ", a part of its data"
 
 
 def figure(rows: Sequence[Row]) -> Figure:

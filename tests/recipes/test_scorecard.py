@@ -134,3 +134,16 @@ def test_complaints(words: list[str], message: str, tmp_path: Path) -> None:
 
 def test_a_result_has_the_schema_that_the_page_tells() -> None:
     assert list(Result.__dataclass_fields__) == ["task", "metric", "value", "model", "made_by", "date", "settings"]
+
+
+def test_a_number_from_a_part_of_the_data_stands_beside_the_papers_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, whole in (("all", True), ("few", False)):
+        rows = [Measured("cifar10", "accuracy", 0.9 if whole else 0.123)]
+        write_results(tmp_path / folder, rows, model=folder, made_by="r", settings={"whole": whole})
+    scorecard.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "| cifar10, a part of its data | accuracy | few | 0.1230 |" in told
+    assert "12.3" not in (tmp_path / "out" / "scorecard.csv").read_text()
+    assert "90.0" in (tmp_path / "out" / "scorecard.csv").read_text()

@@ -9,6 +9,7 @@ an 's off its word; the official one does not, and an answer handed in so would 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
             "eight": "8", "nine": "9", "ten": "10"}  # fmt: skip
@@ -29,6 +30,7 @@ who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all
 """What is restored where one apostrophe is missing. Words that are others without it (we'll, she'd, it's) are not here."""
 
 
+@lru_cache(2**20)  # people say the same things
 def normalise_answer(answer: str) -> str:
     """An answer as it is compared: lower case, numbers up to ten in digits, no articles, no punctuation, apostrophes put back."""
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
