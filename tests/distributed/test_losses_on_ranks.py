@@ -113,7 +113,7 @@ def outcome(ranks: int) -> Outcome:
     return on_ranks(ranks, basics, contrast, model_on_ranks)
 
 
-on_2_and_4 = pytest.mark.parametrize("ranks", [2, 4])
+on_2_and_4 = pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 
 
 @on_2_and_4

@@ -75,6 +75,7 @@ def same_end(folder: Path, due: Path) -> bool:
     return trace(folder) == trace(due) and all(got[name].equal(value) for name, value in want.items())
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on_with_all_that_the_run_had(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def exported_is(folder: Path, checkpoint: str) -> bool:
     return all(saved[f"model/{name}"].equal(value) for name, value in exported.items())
 
 
+@pytest.mark.slow
 def test_the_best_is_kept_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Before the first step, after 2, 4 and 6, and of what the run ends with.
     folder, reported = run(tmp_path, monkeypatch, [0.5, 0.2, 0.4, 0.3, 0.45], "--select", "accuracy")

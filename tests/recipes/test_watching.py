@@ -89,6 +89,7 @@ def test_a_run_stops_and_names_the_samples(planted: None, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*/step-00000009"))
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_the_step_out_goes_on(
     planted: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
