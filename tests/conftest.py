@@ -18,6 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, beside which the others run (CI: --no-loadscope-reorder, or pytest-xdist puts it last)."""
+    items.sort(key=lambda item: "test_main_job.py" not in item.nodeid)
+
+
 _CANNOT_BE_HERE = "the real torchtext cannot be imported here"  # its binary loads beside torch 2.3 only
 
 
