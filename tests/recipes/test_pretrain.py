@@ -27,11 +27,13 @@ TWO_RANKS = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-bac
 TWO_RANKS += ["localhost:0", "--local-addr", "127.0.0.1", "recipes/pretrain.py"]
 
 
-def run(words: list[str], folder: Path, start: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    words: list[str], folder: Path, start: list[str] | None = None, *, timeout: int = 280
+) -> subprocess.CompletedProcess[str]:
     """Run the recipe: as a plain script, or as `start` says."""
     words = [sys.executable, *(start or ["recipes/pretrain.py"]), *words, "--folder", str(folder)]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env, timeout=280, check=False)
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=env, timeout=timeout, check=False)
 
 
 def only_folder(folder: Path) -> Path:
