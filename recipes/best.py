@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from presets import Config
+from torch import nn
 
 from torchflava.evaluation import Reading
-from torchflava.models import FlavaForPreTraining
 from torchflava.training import Run, best_checkpoint, last_checkpoint, load_checkpoint, read_state
 
 
@@ -67,14 +68,19 @@ class Selection:
         """For a checkpoint."""
         return {"selected": {} if self.value is None else {self.config.select: self.value}}
 
-    def settle(self, model: FlavaForPreTraining) -> None:
-        """Give the model the weights of the best checkpoint, if it is not the last; none is, where no reading was a number."""
+    def settle(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Give the model the weights of the best checkpoint, if it is not the last; none is, where no reading was a number.
+
+        Args:
+            model: may be sharded.
+            optimizer: of its parameters, where what it keeps of them is needed still.
+        """
         if self.value is None:
             return
         both = (best_checkpoint(self.where), last_checkpoint(self.where)) if self.run.leads else None
         best, last = self.run.agree(both)
         if best is not None and best != last:
-            load_checkpoint(best, model)
+            load_checkpoint(best, model, optimizer)
             if self.run.leads:
                 print(
                     f"{self.config.select} was best, {self.value:.4f}, at {Path(best).name}: these weights it is",

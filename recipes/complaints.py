@@ -1,9 +1,10 @@
 """What cannot be, among the settings that are known to be so before anything is loaded."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from own import complaints_of_own
 from presets import Config, needs_codes
@@ -37,10 +38,7 @@ def complaints(config: Config) -> Iterator[str]:
     for name in ("image_size", "patch_size", "code_size", "steps", "batch_size", "threads", "log_every"):
         if getattr(config, name) < 1:
             yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
-    for name, least, below in _RANGES:
-        value = getattr(config, name)
-        if not least <= value < below:
-            yield f"--{name.replace('_', '-')} {value} must be at least {least} and below {below}"
+    yield from complaints_of_ranges(config, _RANGES)
     if not all(0 <= weight < math.inf for weight in asdict(config.weights).values()):
         yield f"the weights {asdict(config.weights)} must be numbers of 0 or more"
     if config.image_size % config.patch_size:
@@ -57,13 +55,26 @@ def complaints(config: Config) -> Iterator[str]:
         yield f"--select {config.select!r} needs measurements; say by --measure-every how often"
     if config.resume and config.name:
         yield f"--resume {config.resume} and --name {config.name} are two ways to name a run's folder; give one"
-    if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
-        yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
+    yield from complaints_of_name(config.name, config.folder)
     yield from _complaints_of_checkpoints(config.checkpoints)
     yield from _complaints_of_kinds(config)
     yield from _complaints_of_clip(config)
     asked, measures = config.corpus == "own", bool(config.measure_every)
     yield from complaints_of_own(config.own, asked=asked, shares=asdict(config.shares), measures=measures)
+
+
+def complaints_of_ranges(config: Any, ranges: Iterable[tuple[str, float, float]]) -> Iterator[str]:
+    """Settings that are out of their range: name, least, and what it must stay below."""
+    for name, least, below in ranges:
+        value = getattr(config, name)
+        if not least <= value < below:
+            yield f"--{name.replace('_', '-')} {value} must be at least {least} and below {below}"
+
+
+def complaints_of_name(name: str, folder: str) -> Iterator[str]:
+    """A run's name that is none of a folder in `folder`."""
+    if name and (name in (".", "..") or Path(name).name != name):
+        yield f"--name {name} must be the name of a folder in --folder {folder}, without a slash"
 
 
 def complaints_of_ranks(batch_size: int, ranks: Sequence[int]) -> Iterator[str]:

@@ -175,11 +175,16 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
 
 def tokenizer_of(subject: Subject) -> WordPiece | None:
     """The vocabulary that is named, or lies in the model's folder."""
-    if subject.vocab:
-        return WordPiece.from_file(subject.vocab)
-    own = Path(subject.model)
+    return tokenizer_beside(subject.model, subject.vocab)
+
+
+def tokenizer_beside(model: str, vocab: str) -> WordPiece | None:
+    """The vocabulary at `vocab`, or without one what lies in the folder of a model's weights."""
+    own = Path(model)
     folder = own if own.is_dir() else own.parent
-    return WordPiece.from_file(folder) if any((folder / name).is_file() for name in _VOCABULARIES) else None
+    if not vocab and not any((folder / name).is_file() for name in _VOCABULARIES):
+        return None
+    return WordPiece.from_file(vocab or folder)
 
 
 def length_of_run(subject: Subject) -> int:

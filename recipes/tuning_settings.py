@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from complaints import complaints_of_ranks
+from complaints import complaints_of_name, complaints_of_ranges, complaints_of_ranks
 
 GLUE_TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
 TASKS = (*GLUE_TASKS, "vqav2", "snli_ve", "hateful_memes", "rendered_sst2", "own")
@@ -171,9 +171,7 @@ _RANGES = (
 
 def complaints(config: Tuning) -> Iterator[str]:
     """What cannot be, among the settings that are known to be so before anything is loaded."""
-    for name, least, below in _RANGES:
-        if not least <= getattr(config, name) < below:
-            yield f"--{name.replace('_', '-')} {getattr(config, name)} must be at least {least} and below {below}"
+    yield from complaints_of_ranges(config, _RANGES)
     if not config.model:
         yield "name by --model what is fine-tuned: a pretraining run's folder, or weights"
     if not config.steps and not config.epochs:
@@ -191,8 +189,7 @@ def complaints(config: Tuning) -> Iterator[str]:
         yield "--resume names one run's folder; with --name or --search leave it out"
     if config.search and config.checkpoints:
         yield "--search makes several runs, whose checkpoints lie in their own folders; leave --checkpoints out"
-    if config.name and (config.name in (".", "..") or Path(config.name).name != config.name):
-        yield f"--name {config.name} must be the name of a folder in --folder {config.folder}, without a slash"
+    yield from complaints_of_name(config.name, config.folder)
 
 
 def complaints_of_places(config: Tuning) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from evaluated import tokenizer_beside
 from folders import check_space, find_folder
 from kept import check_place, fetch_kept
 from tuning_settings import Tuning, as_json, shaping
@@ -155,10 +156,11 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece |
 
 def _tokenizer(config: Tuning, flava: Flava | Clip) -> WordPiece:
     path = Path(config.model)
-    beside = path if path.is_dir() else path.parent
-    if not config.vocab and not any((beside / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
-        raise ValueError(f"{beside} has no vocabulary; name the model's vocab.txt by --vocab")
-    tokenizer = WordPiece.from_file(config.vocab or beside)
+    tokenizer = tokenizer_beside(config.model, config.vocab)
+    if tokenizer is None:
+        raise ValueError(
+            f"{path if path.is_dir() else path.parent} has no vocabulary; name the model's vocab.txt by --vocab"
+        )
     if tokenizer.vocab_size != flava.text_encoder.vocab_size:
         raise ValueError(
             f"the vocabulary has {tokenizer.vocab_size} words, the model in {path} knows {flava.text_encoder.vocab_size}; "

@@ -23,11 +23,8 @@ from torchflava.training import (
     Run,
     StopSignals,
     attention_kernels,
-    best_checkpoint,
     clip_gradients,
     full_weights,
-    last_checkpoint,
-    load_checkpoint,
     set_learning_rate,
     update_average,
     warmup_cosine,
@@ -110,12 +107,8 @@ def rate(config: Tuning, step: int) -> float:
 
 def finish(started: Started, run: Run, selection: Selection, *, meter: Meter) -> list[Reading]:
     """Give the model the best weights, write them as a file, measure all splits with them and write what comes out."""
-    config, folder, model, optimizer = started.config, started.folder, started.model, started.optimizer
-    where = where_checkpoints_lie(config, folder)
-    both = (best_checkpoint(where), last_checkpoint(where)) if run.leads else None
-    best, last = run.agree(both)
-    if selection.value is not None and best is not None and best != last:
-        load_checkpoint(best, model, optimizer)
+    config, folder = started.config, started.folder
+    selection.settle(started.model, started.optimizer)
     readings = write_all(started, run, lambda: export(started, run))
     meter.write(config.steps, {f"measured/{r.name}": r.value for r in readings})
     if run.leads:
