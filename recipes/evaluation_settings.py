@@ -75,6 +75,15 @@ class Probe:
     """Names of tasks (docs/tasks.md), or all: those whose data are there."""
     root: str = "data/tasks"
     """The folder with the tasks' data, laid out as docs/tasks.md says."""
+    train: str = ""
+    """Images of your own to learn from, instead of --task's: a folder that holds a folder for each class, or a .jsonl, or .tsv
+    with a head, of rows with image and label. --task then names them; by default the folder of --test does."""
+    valid: str = ""
+    """Of your own: to choose λ on; without it a fifth of each class of --train."""
+    test: str = ""
+    """Of your own: to measure on once."""
+    images: str = ""
+    """The folder that rows of your own name their images from; that of each file by default."""
     backend: Literal["torch", "sklearn"] = "torch"
     """Who fits: torch, on the GPU too, or scikit-learn."""
     max_iter: int = 1000
@@ -102,6 +111,9 @@ class ZeroShot:
     """A text file with prompts, one a line, {} for the class; by default the task's own, or "a photo of a {}."."""
     retrieval: str = ""
     """Karpathy's JSON, or a captions file (.tsv, .csv, .jsonl, .json), for retrieval both ways."""
+    pairs: str = ""
+    """Rows of image, text and label, 1 where they belong together and 0 where not (.jsonl, or .tsv with a head): how well they
+    are told apart. --images is the folder that they name images from, the file's by default."""
     split: str = ""
     """Of Karpathy's file; its test split by default."""
     captions: int = 5
@@ -129,6 +141,12 @@ def parse_probe(words: Sequence[str], *, places: bool = True) -> Probe:
     """
     config = tyro.cli(Probe, args=list(words), prog="linear_probe.py")
     found = [*_of_subject(config.subject, places=places), *_of_probe(config)]
+    if places:
+        found += [
+            f"--{flag} {given} is not there"
+            for flag in ("train", "valid", "test", "images")
+            if (given := getattr(config, flag)) and not Path(given).exists()
+        ]
     return _or_exit(config, found, "linear_probe.py")
 
 
@@ -139,7 +157,7 @@ def parse_zero_shot(words: Sequence[str], *, places: bool = True) -> ZeroShot:
     if places:
         found += [
             f"--{flag} {given} is not there"
-            for flag in ("images", "names", "templates", "retrieval")
+            for flag in ("images", "names", "templates", "retrieval", "pairs")
             if (given := getattr(config, flag)) and not Path(given).exists()
         ]
     return _or_exit(config, found, "zero_shot.py")
@@ -182,6 +200,10 @@ def _of_probe(config: Probe) -> Iterator[str]:
     yield from _of_tasks(config.task)
     if not config.task:
         yield "--task names no task; give names, or all"
+    if bool(config.train) != bool(config.test) or ((config.valid or config.images) and not config.train):
+        yield "images of your own need --train and --test, and may have --valid and --images"
+    if config.train and len(config.task) > 1:
+        yield f"--task {' '.join(config.task)}: images of your own are one task; give one name"
 
 
 def _of_tasks(names: Sequence[str]) -> Iterator[str]:
@@ -201,13 +223,17 @@ def _of_zero_shot(config: ZeroShot) -> Iterator[str]:
     if (config.wrong_first or config.page_queries != 40) and not (config.page and config.retrieval):
         yield "--wrong-first and --page-queries are for the --page of a --retrieval; leave them out"
     yield from _of_tasks(config.task)
-    asked = [bool(config.task), bool(config.retrieval), bool(config.images) and not config.retrieval]
-    if sum(asked) != 1:
-        yield "give one of --task NAMES, --images FOLDER (of classes), and --retrieval FILE with --images FOLDER"
+    of_files = bool(config.retrieval) + bool(config.pairs)
+    if of_files + bool(config.task) + (bool(config.images) and not of_files) != 1:
+        yield (
+            "give one of --task NAMES, --images FOLDER (of classes), --retrieval FILE with --images FOLDER, and --pairs FILE"
+        )
     if config.retrieval and not config.images:
         yield f"--retrieval {config.retrieval} names images; say by --images in which folder they lie"
-    if config.retrieval and (config.names or config.templates):
-        yield "--names and --templates are for classification; leave them out with --retrieval"
+    if of_files and (config.names or config.templates):
+        yield "--names and --templates are for classification; leave them out with --retrieval and --pairs"
+    if config.pairs and config.page:
+        yield "--page shows retrieval and classes; leave it out with --pairs"
     if not config.retrieval and (config.rerank or config.split or config.captions != 5):
         yield "--rerank, --split and --captions are for --retrieval; leave them out"
     if config.names and config.task and (len(config.task) > 1 or config.task == ("all",)):

@@ -1,5 +1,7 @@
 """Linear probes as CLIP's (appendix A.3): `torchx run -s local_cwd recipes/linear_probe.py -- --model runs/first --task food101`.
 
+    python recipes/linear_probe.py --model runs/first --train shelf/train --test shelf/test    # images of your own
+
 The features of the image encoder's last layer (CLS) are computed once, shared over ranks, and kept on disk; then the first rank
 alone searches λ on the validation split, fits to training and validation split together and tests once. The number goes into
 results.json. docs/tasks.md says where the tasks' data come from.
@@ -59,13 +61,13 @@ def main(words: list[str]) -> None:
 
     from evaluated import open_evaluated
     from features import Feeder, keep_features
-    from probing import chosen_tasks, probe
+    from probing import chosen_tasks, own_task, probe
 
     from torchflava.training import session
 
     subject = config.subject
     with session(0, subject.device) as run:
-        tasks = chosen_tasks(config.task, Path(config.root), say=run.leads)
+        tasks = [own_task(config)] if config.train else chosen_tasks(config.task, Path(config.root), say=run.leads)
         feeder = Feeder(open_evaluated(subject, run.device), subject, run)
         folder = Path(config.features) if config.features else subject.place / "features"
         files = [keep_features(task, feeder, folder) for task in tasks]

@@ -13,7 +13,7 @@ from look_page import page_beside
 from results import Measured, write_results
 
 import torchflava.evaluation as evaluation
-from torchflava.tasks import VISION_TASKS, LabelledImages, VisionTask, vision_task
+from torchflava.tasks import VISION_TASKS, LabelledImages, VisionTask, own_image_task, vision_task
 
 
 def chosen_tasks(names: Sequence[str], root: Path, *, say: bool, split: str | None = None) -> list[VisionTask]:
@@ -36,6 +36,17 @@ def chosen_tasks(names: Sequence[str], root: Path, *, say: bool, split: str | No
     if len(lacks) == len(found):
         sys.exit(f"{root} holds the data of none of the {len(found)} tasks; docs/tasks.md says where they come from")
     return [task for name, task in found.items() if name not in lacks]
+
+
+def own_task(config: Probe) -> VisionTask:
+    """The images of one's own. Ends the program where they cannot be used."""
+    valid, images = (Path(place) if place else None for place in (config.valid, config.images))
+    (named,) = config.task
+    name = Path(config.test).resolve().parent.name if named == "all" else named
+    try:
+        return own_image_task(name, train=Path(config.train), test=Path(config.test), valid=valid, images=images)
+    except ValueError as error:
+        sys.exit(f"linear_probe.py: {error}")
 
 
 def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> None:
@@ -71,6 +82,10 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
         "whole": whole,
     }
     measured = [Measured(task.name, task.metric, found.value)]
+    if config.train:
+        each = evaluation.mean_per_class(found.predictions, splits["test"].labels)
+        measured.append(Measured(task.name, "mean_per_class", each))
+        settings |= {"train": config.train, "valid": config.valid, "test": config.test}
     write_results(
         config.subject.place, measured, model=config.subject.shown, made_by="recipes/linear_probe.py", settings=settings
     )

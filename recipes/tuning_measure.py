@@ -71,7 +71,7 @@ def write_all(started: Started, run: Run, export: Callable[[], None]) -> list[Re
 def write_rows(config: object, task: str, readings: Sequence[Reading], folder: Path) -> None:
     """The readings for the scorecard, with the settings that gave them."""
     settings = {name: [*value] if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-    rows = [Measured(task, reading.name, reading.value) for reading in readings]
+    rows = [Measured(config.called or task, reading.name, reading.value) for reading in readings]
     place = Path(config.model).resolve()
     model = config.label or (place.parent.name if place.name == "model.safetensors" else place.name)
     write_results(folder, rows, model=model, made_by="recipes/finetune.py", settings=settings)

@@ -102,6 +102,8 @@ class Tuning:
     """A reading on the dev split by which the best weights are chosen; auto is the task's metric, "" takes the last weights."""
     label: str = ""
     """What results call the model; the name of its folder or file unless given."""
+    called: str = ""
+    """Of --task own: what results call the task, where own is not enough to tell several apart."""
     within_search: tyro.conf.Suppress[bool] = False
     """Whether a search makes this run, which then writes the results of the best one."""
     preset: str = ""
@@ -181,6 +183,8 @@ def complaints(config: Tuning) -> Iterator[str]:
         yield "--task own needs --train and --dev, files of rows"
     if config.task != "own" and given:
         yield f"--{given[0]} is for --task own, and {config.task} is read from --data; leave it out"
+    if config.called and (config.task != "own" or config.called in TASKS):
+        yield f"--called {config.called} names rows of your own; it is for --task own, and is none of {', '.join(TASKS)}"
     if config.task in GLUE_TASKS and (config.image_size or config.crop < 1):
         yield f"{config.task} has no images; leave --image-size and --crop out"
     if config.search and (len(config.search_lr) * len(config.search_batch) < 2 or not config.select):
@@ -212,8 +216,9 @@ def shaping(config: Tuning) -> dict[str, Any]:
     """The settings that shape a run and must be the same when it goes on: all but where things lie and how it is watched."""
     lying = ("folder", "name", "checkpoints", "resume", "data", "model", "vocab", "train", "dev", "test", "images")
     computed = ("threads", "device", "recompute", "micro_batch", "measure_batch", "search", "search_lr", "search_batch")
-    watched = ("log_every", "save_every", "measure_every", "keep", "select", "label", "preset", "within_search")
-    return {name: value for name, value in as_json(config).items() if name not in (*lying, *computed, *watched)}
+    watched = ("log_every", "save_every", "measure_every", "keep", "select", "within_search")
+    named = ("label", "called", "preset")
+    return {name: value for name, value in as_json(config).items() if name not in (*lying, *computed, *watched, *named)}
 
 
 def as_json(config: Tuning) -> dict[str, Any]:

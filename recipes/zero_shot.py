@@ -2,6 +2,7 @@
 
     python recipes/zero_shot.py --model runs/first --images DIR [--names FILE] [--templates FILE]
     python recipes/zero_shot.py --model runs/first --retrieval dataset_coco.json --images DIR [--rerank 128]
+    python recipes/zero_shot.py --model runs/first --pairs FILE [--images DIR]
 
 Images and texts are shared over ranks; the numbers go into results.json. docs/tasks.md says where the data come from.
 
@@ -59,6 +60,7 @@ def main(words: list[str]) -> None:
     from classifying import classified
     from evaluated import open_evaluated
     from features import Feeder
+    from pairing import told_apart
     from results import write_results
     from retrieving import retrieved
 
@@ -67,7 +69,7 @@ def main(words: list[str]) -> None:
     subject = config.subject
     with session(0, subject.device) as run:
         feeder = Feeder(open_evaluated(subject, run.device), subject, run)
-        evaluate = retrieved if config.retrieval else classified
+        evaluate = retrieved if config.retrieval else told_apart if config.pairs else classified
         for measured, settings in evaluate(config, feeder):
             if run.leads:
                 for task, metric, value in measured:

@@ -2,6 +2,8 @@
 
 from torchflava.tasks.captioned import Captioned, read_captioned
 from torchflava.tasks.images import LabelledImages, folder_of_classes, read_image
+from torchflava.tasks.own_images import own_image_task
+from torchflava.tasks.own_labels import own_pairs
 from torchflava.tasks.places import MissingData
 from torchflava.tasks.tuning import TUNING_TASKS, score_outputs, tuning_task
 from torchflava.tasks.vision import VISION_TASKS, VisionTask, vision_task
@@ -14,6 +16,8 @@ __all__ = [
     "MissingData",
     "VisionTask",
     "folder_of_classes",
+    "own_image_task",
+    "own_pairs",
     "read_captioned",
     "read_image",
     "score_outputs",

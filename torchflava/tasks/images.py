@@ -128,7 +128,7 @@ def of_files(root: Path, files: Sequence[tuple[Path, int]], classes: Sequence[st
     )
 
 
-def folder_of_classes(folder: Path, endings: Sequence[str] = (".jpg", ".jpeg", ".png")) -> LabelledImages:
+def folder_of_classes(folder: Path, endings: Sequence[str] = (".jpg", ".jpeg", ".png", ".webp")) -> LabelledImages:
     """A folder for each class, numbered by the names in order; images lie in it at any depth.
 
     Raises:
