@@ -44,7 +44,7 @@ class EmojiScorecard:
     """Of fine-tuning."""
     max_iter: int = 300
     """Iterations of L-BFGS at most, for each fit of a probe."""
-    rerank: int = 20
+    rerank: int = 10
     """Of retrieval by name, how many of the nearest the matching head puts in order; 0 leaves that out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 2
@@ -128,7 +128,8 @@ def _evaluation(asked: EmojiScorecard, name: str, recipe: str, words: Sequence[s
     """A call of zero_shot.py or linear_probe.py; `words` begin with the model and what results call it."""
     model, shown, *rest = words
     told = ["--model", model, "--name", shown, "--out", str(asked.out / name)]
-    return Job(name, recipe, [*told, "--device", asked.device, "--threads", str(asked.threads), *rest])
+    told += ["--device", asked.device, "--threads", str(asked.threads), "--batch-size", "256"]
+    return Job(name, recipe, [*told, *rest])
 
 
 def _tuning(asked: EmojiScorecard, name: str, words: Sequence[str]) -> Job:

@@ -109,7 +109,7 @@ def _probes(data: Path, task: str, said: str) -> Iterator[Line]:
         Counter(row["label"] for row in _rows(data / "labelled" / task / f"{split}.jsonl"))
         for split in ("train", "test")
     )
-    commonest = learnt.most_common(1)[0][0]
+    commonest = max(sorted(learnt), key=learnt.__getitem__)
     yield Line(_PROBE, said, task, "accuracy", tested[commonest] / tested.total())
     yield Line(_PROBE, said, task, "mean_per_class", 1 / len(tested))
 
