@@ -64,10 +64,7 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
         metric=evaluation.accuracy if task.metric == "accuracy" else evaluation.mean_per_class,
         device="cpu" if config.backend == "sklearn" else device,
     )
-    for penalty, value in found.readings.items():
-        print(f"{task.name}: λ {penalty:.3e}, {task.metric} {value:.4f} on the validation split")
-    ended = "" if found.converged else f", not converged after {config.max_iter} iterations"
-    print(f"{task.name}: {task.metric} {found.value:.4f} on the test split, λ {found.lambda_:.3e}{ended}", flush=True)
+    _print(task, found, config)
     settings = {
         "protocol": "linear probe",
         "weights": config.subject.model,
@@ -80,17 +77,24 @@ def probe(task: VisionTask, file: Path, config: Probe, device: torch.device) -> 
         "num_valid": sizes["valid"],
         "num_test": sizes["test"],
         "whole": whole,
+        **({"train": config.train, "valid": config.valid, "test": config.test} if config.train else {}),
     }
     measured = [Measured(task.name, task.metric, found.value)]
-    if config.train:
+    if config.train:  # of one's own both metrics are told
         each = evaluation.mean_per_class(found.predictions, splits["test"].labels)
         measured.append(Measured(task.name, "mean_per_class", each))
-        settings |= {"train": config.train, "valid": config.valid, "test": config.test}
     write_results(
         config.subject.place, measured, model=config.subject.shown, made_by="recipes/linear_probe.py", settings=settings
     )
     if config.confusion:
         _show_confusion(task, found.predictions, splits["test"].labels, config=config)
+
+
+def _print(task: VisionTask, found: evaluation.ProbeResult, config: Probe) -> None:
+    for penalty, value in found.readings.items():
+        print(f"{task.name}: λ {penalty:.3e}, {task.metric} {value:.4f} on the validation split")
+    ended = "" if found.converged else f", not converged after {config.max_iter} iterations"
+    print(f"{task.name}: {task.metric} {found.value:.4f} on the test split, λ {found.lambda_:.3e}{ended}", flush=True)
 
 
 def _show_confusion(task: VisionTask, predicted: torch.Tensor, labels: torch.Tensor, *, config: Probe) -> None:
