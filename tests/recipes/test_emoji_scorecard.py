@@ -107,12 +107,12 @@ def test_guessing_is_what_random_answers_get(out: Path) -> None:
         hits = [np.mean([(rng.permutation(owner)[:k] == image).any() for image in images]) for _ in range(200)]
         assert due["emoji_keywords", f"tr@{k}"] == pytest.approx(np.mean(hits), abs=4 * np.std(hits) / 200**0.5)
         assert due["emoji_keywords", f"ir@{k}"] == k / len(images)
+    labelled = out / "data/labelled/emoji_groups_new"
     splits = {
-        split: [json.loads(line)["label"] for line in (out / f"data/labelled/emoji_groups_new/{split}.jsonl").open()]
+        split: [json.loads(line)["label"] for line in (labelled / f"{split}.jsonl").read_text().splitlines()]
         for split in ("train", "test")
     }
     most = max(sorted({*splits["train"]}), key=splits["train"].count)
-    assert splits["train"].count("red-shapes") > splits["train"].count("pink-shapes")
     assert due["emoji_groups_new", "accuracy"] == splits["test"].count(most) / len(splits["test"])
     assert due["emoji_groups_new", "mean_per_class"] == 1 / len({*splits["test"]})
 
