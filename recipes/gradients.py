@@ -13,7 +13,7 @@ from torchflava.codebooks import Codebook
 from torchflava.data.prepare import prepare
 from torchflava.losses import mean_losses, weighted_sum
 from torchflava.models import FlavaForPreTraining
-from torchflava.models.pretraining import labelled_rows
+from torchflava.models.labelled import labelled_rows
 from torchflava.training import Across, accumulate
 from torchflava.transforms.image import normalise
 
