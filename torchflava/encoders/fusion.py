@@ -52,7 +52,7 @@ class FusionEncoder(nn.Module):
     def at(self, image: Tensor, text: Tensor, keep: Tensor, *, rows: Tensor) -> Tensor:
         """As `forward`, rows (B, K) int64 of CLS_M, image and text in a row -> (B, K, D) normed states at less cost."""
         x, mask = self._joined(image, text, keep)
-        states: Tensor = self.norm(trunk_at(self.trunk, x, rows, mask))
+        states: Tensor = self.norm(trunk_at(self.trunk, x, rows, keep=mask))
         return states
 
     def _joined(self, image: Tensor, text: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:

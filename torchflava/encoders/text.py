@@ -75,7 +75,7 @@ class TextEncoder(nn.Module):
         """As `forward`, rows (B, K) int64 -> (B, K, D): the normed states at these rows, for less than all cost."""
         keep = keep_tokens(ids, keep, self.pad_id)
         states: Tensor = self.norm(
-            trunk_at(self.trunk, self.embed(ids), rows, None if self.attend_to_padding else keep)
+            trunk_at(self.trunk, self.embed(ids), rows, keep=None if self.attend_to_padding else keep)
         )
         return states
 
@@ -85,7 +85,7 @@ class TextEncoder(nn.Module):
         if self.attend_to_padding and clean[0].shape[1] != length:  # what is filled up would be seen
             return self.at(*clean, rows=rows), self(*masked)
         ids, keep = _joined((clean, masked), self.pad_id)
-        first, hidden = trunk_both(self.trunk, self.embed(ids), rows, None if self.attend_to_padding else keep)
+        first, hidden = trunk_both(self.trunk, self.embed(ids), rows, keep=None if self.attend_to_padding else keep)
         hidden = hidden[:, :length]
         return self.norm(first), Encoded(hidden, self.norm(hidden))
 

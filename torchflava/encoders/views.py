@@ -27,7 +27,7 @@ def normed_at(encoder: Any, view: View, rows: Tensor) -> Tensor:
     return take_rows(encoder(*view).normed, rows)
 
 
-def both_views(encoder: Any, clean: View, masked: View, rows: Tensor) -> tuple[Tensor, Encoded]:
+def both_views(encoder: Any, clean: View, masked: View, *, rows: Tensor) -> tuple[Tensor, Encoded]:
     """Two views of a batch, rows (B, K) -> normed states (B, K, D) of the clean one at these rows, and all of the masked one."""
     if hasattr(encoder, "both"):
         found: tuple[Tensor, Encoded] = encoder.both(clean, masked, rows=rows)
@@ -35,7 +35,7 @@ def both_views(encoder: Any, clean: View, masked: View, rows: Tensor) -> tuple[T
     return normed_at(encoder, clean, rows), encoder(*masked)
 
 
-def fused_at(encoder: Any, image: Tensor, text: Tensor, keep: Tensor, rows: Tensor) -> Tensor:
+def fused_at(encoder: Any, image: Tensor, text: Tensor, *, keep: Tensor, rows: Tensor) -> Tensor:
     """(B, 1 + N, D), (B, T, D), keep (B, T), rows (B, K) of CLS_M, image and text in a row -> (B, K, D) normed states."""
     if hasattr(encoder, "at"):
         states: Tensor = encoder.at(image, text, keep, rows=rows)
@@ -49,14 +49,14 @@ def first_rows(states: Tensor) -> Tensor:
     return torch.zeros(len(states), 1, dtype=torch.int64, device=states.device)
 
 
-def trunk_at(trunk: Any, x: Tensor, rows: Tensor, keep: Tensor | None = None) -> Tensor:
+def trunk_at(trunk: Any, x: Tensor, rows: Tensor, *, keep: Tensor | None = None) -> Tensor:
     """(B, L, D), rows (B, K) -> (B, K, D) of any trunk."""
     if isinstance(trunk, Transformer):
         return trunk.at(x, rows, keep)
     return take_rows(trunk(x, keep), rows)
 
 
-def trunk_both(trunk: Any, x: Tensor, rows: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def trunk_both(trunk: Any, x: Tensor, rows: Tensor, *, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(2B, L, D), keep (2B, L), rows (B, K) -> (B, K, D) of the first half at these rows, and (B, L, D) of the second."""
     if not isinstance(trunk, Transformer):
         first, second = trunk(x, keep).chunk(2)

@@ -10,7 +10,7 @@ from torch import Tensor
 _LONGEST = 256  # places; beyond them plain products gain little, and their tables would take the memory
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Queries, keys and values (B, H, L, d) -> (B, H, L, d).
 
     Args:

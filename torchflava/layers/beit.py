@@ -70,7 +70,7 @@ class RelativeAttention(nn.Module):
         bias = self.positions[relative_index(self.side, x.device)].permute(2, 0, 1).to(q.dtype)[None]
         if keep is not None:
             bias = bias.masked_fill(~keep[:, None, None, :], float("-inf"))
-        return self.out(attend(q, k, v, bias).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask=bias).transpose(1, 2).flatten(2))
 
 
 class ScaledBlock(nn.Module):

@@ -47,7 +47,7 @@ class CausalAttention(nn.Module):
             y = attend(q, k, v, causal=True)
         else:
             before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-            y = attend(q, k, v, keep[:, None, None, :] & before)
+            y = attend(q, k, v, mask=keep[:, None, None, :] & before)
         return self.out(y.transpose(1, 2).flatten(2))
 
 

@@ -42,7 +42,7 @@ class Attention(nn.Module):
         """(B, L, D), keep (B, L) bool, True where a key may be attended to -> (B, L, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if keep is None else keep[:, None, None, :]
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask=mask).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):

@@ -90,10 +90,10 @@ class Flava(nn.Module):
         """The states before the encoders' last norms, projected and fused."""
         return self.fusion_encoder(self.image_to_fusion(image.hidden), self.text_to_fusion(text.hidden), keep)
 
-    def fuse_at(self, image: Encoded, text: Encoded, keep: Tensor, rows: Tensor) -> Tensor:
+    def fuse_at(self, image: Encoded, text: Encoded, keep: Tensor, *, rows: Tensor) -> Tensor:
         """As `fuse`, rows (B, K) int64 of CLS_M, image and text in a row -> (B, K, D) normed states."""
         states = self.image_to_fusion(image.hidden), self.text_to_fusion(text.hidden)
-        return fused_at(self.fusion_encoder, *states, keep, rows)
+        return fused_at(self.fusion_encoder, *states, keep=keep, rows=rows)
 
     def project_image(self, cls: Tensor) -> Tensor:
         """(..., D) normed states of class tokens -> (..., E) of length 1, float32."""

@@ -170,8 +170,8 @@ class FlavaForPreTraining(nn.Module):
         flava, keep = self.flava, self.flava.keep(batch.masked_ids, batch.masked_keep)
         images = (batch.pixels, None), (batch.pixels, batch.masked)
         texts = (batch.ids, flava.keep(batch.ids, batch.keep)), (batch.masked_ids, keep)
-        of_image, image = both_views(flava.image_encoder, *images, first_rows(batch.pixels))
-        of_text, text = both_views(flava.text_encoder, *texts, first_rows(batch.ids))
+        of_image, image = both_views(flava.image_encoder, *images, rows=first_rows(batch.pixels))
+        of_text, text = both_views(flava.text_encoder, *texts, rows=first_rows(batch.ids))
         return (flava.project_image(of_image[:, 0]), flava.project_text(of_text[:, 0])), (image, text, keep)
 
     def _encode_masked(self, batch: PairBatch) -> Masked:
@@ -186,7 +186,7 @@ class FlavaForPreTraining(nn.Module):
         patches, tokens = batch.patch_positions, batch.token_positions
         before = 2 + batch.masked.shape[1]  # CLS_M and the image
         rows = torch.cat([first_rows(patches), 2 + patches, before + tokens], dim=1)
-        states = self.flava.fuse_at(*masked, rows)
+        states = self.flava.fuse_at(*masked, rows=rows)
         cls, of_image, of_text = torch.split(states, [1, patches.shape[1], tokens.shape[1]], dim=1)
         return cls[:, 0], of_image, of_text
 
