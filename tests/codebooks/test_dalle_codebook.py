@@ -136,7 +136,7 @@ def test_pixels_are_read_from_a_tenth_to_nine_tenths() -> None:
 def test_large_batches_go_through_in_parts(codebook: DalleCodebook) -> None:
     seen: list[int] = []
     small = DalleCodebook(weights(), image_size=SIZE, at_most=2)
-    small.blocks.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    small.blocks.get_submodule("input").register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     assert torch.equal(small.encode(pixels()), codebook.encode(pixels()))
     assert seen == [2, 2, 1]
 
