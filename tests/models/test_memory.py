@@ -72,7 +72,7 @@ def test_what_is_kept_is_what_a_forward_with_data_keeps(kind: str, again: bool) 
 
 
 def test_what_is_computed_again_is_kept_no_more_than_as_inputs_of_blocks() -> None:
-    """An image's 17 states of width 128 before each of 3 blocks, its 6 positions, and of all else what a run without blocks has."""
+    """An image's 17 states of width 128 before each of 3 blocks, 6 positions, and what a run without blocks has."""
     plain, again = on_meta(), on_meta()
     recompute(again.units())
     batches = [batch_of("image", rows) for rows in (2, 7)]

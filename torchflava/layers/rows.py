@@ -22,4 +22,5 @@ def take_rows(states: Tensor, positions: Tensor) -> Tensor:
             raise ValueError(f"position {low if low < 0 else high} lies outside [0, {length})")
     # Of all rows in a row, because what `gather` keeps for backward are the states, and `index_select` keeps the places alone.
     starts = length * torch.arange(size, device=positions.device)
-    return states.flatten(0, 1).index_select(0, (starts[:, None] + positions).flatten()).unflatten(0, positions.shape)
+    rows = states.flatten(0, 1).index_select(0, (starts[:, None] + positions).flatten())
+    return rows.view(*positions.shape, -1)

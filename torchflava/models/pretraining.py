@@ -112,12 +112,9 @@ class FlavaForPreTraining(nn.Module):
     def pair_losses(self, batch: PairBatch) -> dict[str, Loss]:
         """The contrastive loss over true pairs, from the clean views; all others from the masked ones."""
         clean, masked = self._views(batch)
-        # Not by this module's own verb: once sharded, those give the weights back when they return.
-        losses = (
-            {}
-            if clean is None or self.contrastive is None
-            else {"contrastive": self.contrastive(*clean, batch.contrast)}
-        )
+        losses = {}
+        if clean is not None and self.contrastive is not None:  # not by `contrast`: a verb gives sharded weights back
+            losses["contrastive"] = self.contrastive(*clean, batch.contrast)
         return losses | self.masked_losses(batch, masked)
 
     def cached_losses(self, batch: CachedPairBatch) -> dict[str, Loss]:
