@@ -146,6 +146,8 @@ def _complaints_of_kinds(config: Config) -> Iterator[str]:
     if not needs_codes(config) and (config.codebook or config.own.codes != "auto"):
         given = f"--codebook {config.codebook}" if config.codebook else f"--codes {config.own.codes}"
         yield f"{given} is for losses over codes, and mim and mmm_image have no weight or no share; leave it out"
+    if config.code_precision != "fp32" and not config.codebook:
+        yield f"--code-precision {config.code_precision} is of the dVAE that --codebook names; name it, or leave this out"
 
 
 def _complaints_of_clip(config: Config) -> Iterator[str]:

@@ -148,8 +148,13 @@ def _codebook(config: Config, sources: Sources) -> PatchCodebook | DalleCodebook
         views = _views(config, sources)
         return fit_patches(views, num_codes=config.num_codes, patch_size=patch_size, seed=config.seed)
     codebook = load_codebook(config.codebook)
-    if isinstance(codebook, DalleCodebook) and codebook.image_size != config.code_size:
-        return DalleCodebook.from_file(config.codebook, image_size=config.code_size)  # it reads any size
+    if isinstance(codebook, DalleCodebook):  # it reads any size
+        size, precision = config.code_size, config.code_precision
+        return DalleCodebook.from_file(config.codebook, image_size=size, precision=precision)
+    if config.code_precision != "fp32":
+        raise ValueError(
+            f"--code-precision {config.code_precision} is DALL-E's dVAE's; {config.codebook} has fp32 alone"
+        )
     return codebook
 
 

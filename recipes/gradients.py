@@ -9,11 +9,11 @@ from presets import Config
 from torch import Tensor
 
 from torchflava.batch import IGNORE, CachedPairBatch, RawBatch, RawPairBatch, RawTextBatch, split
-from torchflava.codebooks import Codebook
-from torchflava.data.prepare import prepare
+from torchflava.codebooks import Codebook, codes_at
+from torchflava.data.prepare import Encode, prepare
 from torchflava.losses import mean_losses, weighted_sum
 from torchflava.models import FlavaForPreTraining
-from torchflava.models.pretraining import labelled_rows
+from torchflava.models.labelled import labelled_rows
 from torchflava.training import Across, accumulate
 from torchflava.transforms.image import normalise
 
@@ -64,12 +64,12 @@ def _as_they_are(pixels: Tensor) -> Tensor:
     return pixels
 
 
-def encode_by(codebook: Codebook | None) -> Callable[[Tensor], Tensor]:
-    """A codebook's `encode`, as `prepare` takes it; batches of texts, and those that are `unlabelled`, ask for none."""
+def encode_by(codebook: Codebook | None) -> Encode:
+    """A codebook's codes, as `prepare` asks for them; batches of texts, and those that are `unlabelled`, ask for none."""
     if codebook is not None:
-        return codebook.encode
+        return partial(codes_at, codebook)
 
-    def none(pixels: Tensor) -> Tensor:
+    def none(pixels: Tensor, positions: Tensor, num_patches: int) -> Tensor:
         raise ValueError("images need a codebook, and this run has none")
 
     return none

@@ -137,7 +137,7 @@ def look(model: nn.Module, tokenizer: WordPiece, pair: Pair, *, codebook: Codebo
         side=side,
         tokens=[tokenizer.tokens[id] for id in text.ids],
         matched=None if itm is None else float(itm(seen.fused.cls).float().softmax(-1)[0, 1]),
-        cosine=float(flava.project_image(seen.image)[0] @ flava.project_text(seen.text)[0]),
+        cosine=float(flava.project_image(seen.image.normed[0, 0]) @ flava.project_text(seen.text.normed[0, 0])),
         last=_attended(weights[-1].mean(1), num_patches),
         rollout=_attended(attention_rollout(weights), num_patches),
         words=words,

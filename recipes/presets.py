@@ -67,6 +67,8 @@ class Config:
     """Of a caption, in tokens; what is longer is cut."""
     text_length: int = 0
     """Of a text of --texts, in tokens, 512 in the paper; 0 takes --max-length."""
+    code_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of DALL-E's dVAE, where it runs in training; OpenAI ran it in fp16. Lower ones change some codes (docs/decisions/0070)."""
     num_codes: int = 128
     """Of the codebook that is fitted to the images."""
     code_size: int = 48

@@ -6,7 +6,6 @@ login node, so torch waits until the script starts.
 
 import sys
 from contextlib import ExitStack
-from functools import partial
 
 from torchx.specs import AppDef
 
@@ -77,7 +76,6 @@ def main(words: list[str]) -> None:
         Checkpoints,
         Meter,
         StopSignals,
-        attention_kernels,
         clip_gradients,
         peak_flops,
         session,
@@ -86,12 +84,8 @@ def main(words: list[str]) -> None:
         warmup_linear,
     )
 
-    longest = max(config.max_length, config.text_length)
-    num_tokens = (config.image_size // config.patch_size) ** 2 + 2 + longest
-    kernels = partial(attention_kernels, precision=config.precision, num_tokens=num_tokens)
     with (
         session(config.seed, config.device) as run,
-        kernels(run.device),
         StopSignals() as stop,
         ExitStack() as at_the_end,
     ):

@@ -22,7 +22,6 @@ from torchflava.training import (
     Meter,
     Run,
     StopSignals,
-    attention_kernels,
     clip_gradients,
     full_weights,
     set_learning_rate,
@@ -37,7 +36,6 @@ def tune(config: Tuning, run: Run, stop: StopSignals) -> list[Reading]:
     with ExitStack() as at_the_end:
         started = start(config, run)
         config, folder, task, done = started.config, started.folder, started.task, started.done
-        at_the_end.enter_context(attention_kernels(run.device, config.precision, _num_tokens(started)))
         meter = Meter(folder if run.leads else None, config.steps, config.log_every, start=done, device=run.device)
         at_the_end.callback(meter.close)
         meter.load(started.state.get("meter", {}))
@@ -122,12 +120,6 @@ def export(started: Started, run: Run) -> None:
     if run.leads:
         told = metadata_of(started.model) if isinstance(started.model, FlavaForClassification) else {}
         save_tensors(started.folder / "model.safetensors", weights, told)
-
-
-def _num_tokens(started: Started) -> int:
-    """The most that attention sees at once."""
-    patches = 0 if started.task.reads == "text" else started.model.flava.image_encoder.num_patches + 2
-    return patches + (0 if started.task.reads == "image" else started.feed.max_length)
 
 
 def _greeting(started: Started, run: Run) -> str:

@@ -169,3 +169,12 @@ def _trimmed(raw: RawBatch) -> RawBatch:
 def _longest(keep: Tensor) -> int:
     """(B, T) bool -> the tokens of the longest text."""
     return int(keep.sum(1).max())
+
+
+def check_grid(num_codes: int, num_patches: int) -> None:
+    """Raise ValueError unless there is a code for each patch."""
+    if num_codes != num_patches:
+        raise ValueError(
+            f"the codebook gives {num_codes} codes an image, the encoder sees {num_patches} patches; "
+            "choose the codebook's image size and the patch size so that both grids are the same"
+        )

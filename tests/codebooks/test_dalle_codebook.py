@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchflava.codebooks import DalleCodebook, load_codebook, map_pixels
+from torchflava.codebooks import DalleCodebook, codes_at, load_codebook, map_pixels
+from torchflava.codebooks.dalle import Precision
 from torchflava.codebooks.dalle_names import (
     TRANSFORMERS_PREFIX,
     dalle_layout,
@@ -75,6 +76,49 @@ def test_logits_and_codes_are_those_of_the_network_written_out(codebook: DalleCo
     assert (codebook.num_codes, codebook.grid, codebook.image_size) == (CODES, (3, 3), SIZE)
 
 
+POSITIONS = torch.tensor([[0, 8, 3, 3], [1, 2, 0, 7], [5, 5, 5, 5], [8, 0, 1, 2], [4, 6, 7, 0]])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_codes_at_positions_are_those_of_all(precision: Precision) -> None:
+    codebook = DalleCodebook(weights(), image_size=SIZE, at_most=2, precision=precision)
+    assert torch.equal(codebook.encode_at(pixels(), POSITIONS), codebook.encode(pixels()).gather(1, POSITIONS))
+    assert torch.equal(codes_at(codebook, pixels(), POSITIONS, 9), codebook.encode_at(pixels(), POSITIONS))
+    with pytest.raises(ValueError, match="gives 9 codes an image, the encoder sees 16 patches"):
+        codes_at(codebook, pixels(), POSITIONS, 16)
+
+
+def test_a_codebook_of_ones_own_is_asked_for_all_codes() -> None:
+    class Halves:
+        num_codes, image_size, grid = 9, SIZE, (3, 3)
+
+        def encode(self, images: Tensor) -> Tensor:
+            return torch.arange(9).expand(len(images), -1)
+
+    assert torch.equal(codes_at(Halves(), pixels(), POSITIONS, 9), POSITIONS)
+
+
+@pytest.mark.parametrize(("precision", "near", "least"), [("bf16", 0.05, 0.9), ("fp16", 0.006, 0.97)])
+def test_lower_precision_changes_logits_and_codes_little(precision: Precision, near: float, least: float) -> None:
+    """All but the last convolution: the logits are float32, and so are the weights that `save` writes."""
+    exact, low = (
+        DalleCodebook(weights(), image_size=SIZE),
+        DalleCodebook(weights(), image_size=SIZE, precision=precision),
+    )
+    images = pixels(40)
+    logits, due = low(images), exact(images)
+    assert logits.dtype == torch.float32
+    off = float((logits - due).abs().max() / due.abs().max())
+    assert 1e-5 < off < near
+    assert least < float((low.encode(images) == exact.encode(images)).float().mean())
+    assert {t.dtype for t in low.state_dict().values()} == {torch.float32}
+
+
+def test_a_precision_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision must be one of fp32, bf16, fp16, got 'fp8'"):
+        DalleCodebook(weights(), image_size=SIZE, precision="fp8")  # type: ignore[arg-type]
+
+
 def test_the_papers_size() -> None:
     shapes = dalle_layout()
     assert sum(math.prod(shape) for shape in shapes.values()) == 53_786_240
@@ -92,7 +136,7 @@ def test_pixels_are_read_from_a_tenth_to_nine_tenths() -> None:
 def test_large_batches_go_through_in_parts(codebook: DalleCodebook) -> None:
     seen: list[int] = []
     small = DalleCodebook(weights(), image_size=SIZE, at_most=2)
-    small.blocks.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    small.blocks.get_submodule("input").register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     assert torch.equal(small.encode(pixels()), codebook.encode(pixels()))
     assert seen == [2, 2, 1]
 

@@ -16,9 +16,13 @@ def raw_images(codes: torch.Tensor) -> RawImageBatch:
     )
 
 
+def no_codes(pixels: torch.Tensor, positions: torch.Tensor, num_patches: int) -> torch.Tensor:
+    pytest.fail("codes are there already")
+
+
 def test_labels_are_the_codes_of_masked_patches() -> None:
     codes = torch.tensor([[10, 11, 12, 13], [20, 21, 22, 23]])
-    batch = prepare(raw_images(codes), CPU, lambda x: x.float() / 255, lambda x: pytest.fail("codes are there already"))
+    batch = prepare(raw_images(codes), CPU, lambda x: x.float() / 255, no_codes)
     assert isinstance(batch, ImageBatch)
     assert batch.labels.tolist() == [[10, 12, IGNORE], [23, IGNORE, IGNORE]]
     assert batch.positions.tolist() == [[0, 2, 0], [3, 0, 0]]
@@ -27,25 +31,27 @@ def test_labels_are_the_codes_of_masked_patches() -> None:
 
 def test_a_codebook_is_asked_where_pixels_come() -> None:
     crops = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
-    batch = prepare(raw_images(crops), CPU, lambda x: x.float(), lambda x: torch.arange(4).expand(len(x), -1))
+    batch = prepare(
+        raw_images(crops), CPU, lambda x: x.float(), lambda x, at, _: torch.arange(4).expand(len(x), -1).gather(1, at)
+    )
     assert isinstance(batch, ImageBatch)
     assert batch.labels.tolist() == [[0, 2, IGNORE], [3, IGNORE, IGNORE]]
 
 
 def test_a_codebook_of_another_grid_is_an_error() -> None:
     with pytest.raises(ValueError, match="gives 9 codes an image, the encoder sees 4 patches"):
-        prepare(raw_images(torch.zeros(2, 9, dtype=torch.int64)), CPU, lambda x: x.float(), lambda x: x)
+        prepare(raw_images(torch.zeros(2, 9, dtype=torch.int64)), CPU, lambda x: x.float(), no_codes)
 
 
 def test_texts_and_pairs_keep_their_fields() -> None:
     text = RawTextBatch(*(torch.randint(2, (2, 5)) for _ in range(4)))
-    out = prepare(text, CPU, lambda x: x, lambda x: x)
+    out = prepare(text, CPU, lambda x: x, no_codes)
     assert isinstance(out, TextBatch)
     assert all(a.equal(b) for a, b in zip(text, out, strict=True))
     image = raw_images(torch.arange(8).view(2, 4))
     ids = [torch.randint(9, (2, 5)) for _ in range(6)]
     pair = RawPairBatch(*image, *ids, torch.tensor([True, False]), torch.tensor([True, True]))
-    out = prepare(pair, CPU, lambda x: x.float(), lambda x: x)
+    out = prepare(pair, CPU, lambda x: x.float(), no_codes)
     assert isinstance(out, PairBatch)
     assert out.ids is not None
     assert all(getattr(out, name).equal(getattr(pair, name)) for name in RawPairBatch._fields[4:])

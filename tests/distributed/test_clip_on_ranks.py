@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torchflava.batch import CachedPairBatch
 from torchflava.losses import mean_losses
 from torchflava.models import VERBS
-from torchflava.models.pretraining import labelled_rows
+from torchflava.models.labelled import labelled_rows
 from torchflava.training import Across, accumulate, compile_units, mesh_of, recompute, shard
 
 WAYS = ("all", "copies", "recomputed", "bf16")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchflava.batch import CachedPairBatch
 from torchflava.losses import mean_losses
 from torchflava.models import VERBS
-from torchflava.models.pretraining import labelled_rows
+from torchflava.models.labelled import labelled_rows
 from torchflava.training import (
     Across,
     Checkpoints,

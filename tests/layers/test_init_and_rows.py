@@ -73,3 +73,9 @@ def test_rows_are_taken_as_a_loop_would_forward_and_gradient() -> None:
 def test_rows_of_the_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"positions are .*; \(3, K\) is due: one row for each sample"):
         take_rows(torch.zeros(3, 7, 5), torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("place", [-1, 7])
+def test_a_place_of_another_sample_is_refused(place: int) -> None:
+    with pytest.raises(ValueError, match=rf"position {place} lies outside \[0, 7\)"):
+        take_rows(torch.zeros(3, 7, 5), torch.tensor([[0, 6], [1, place], [2, 3]]))

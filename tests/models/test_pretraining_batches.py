@@ -129,7 +129,7 @@ def test_no_argument_and_no_weight_is_changed(kind: str, itm_input: str) -> None
         ("text", {"masked_ids": torch.full((3, 11), 41)}, "id 41 is beyond the vocabulary of 41"),
         ("text", {"keep": torch.ones(3, 4, dtype=torch.bool)}, r"keep is \(3, 4\).*; a bool for each of \(3, 11\) ids"),
         ("text", {"keep": torch.ones(3, 11)}, r"keep is \(3, 11\) torch.float32; a bool for each"),
-        ("pair", {"pixels": torch.zeros(2, 3, 15, 15)}, r"image embeddings are \(2, 19\), text's \(3, 19\)"),
+        ("pair", {"pixels": torch.zeros(2, 3, 15, 15)}, r"masked is \(3, 9\) .*, but the image has \(2, 9\)"),
         ("pair", {"masked_keep": torch.ones(3, 4, dtype=torch.bool)}, r"keep is \(3, 4\)"),
         ("pair", {"matched": torch.ones(2, dtype=torch.bool)}, r"matched is \(2,\) .*; one bool for each of 3 rows"),
         ("pair", {"matched": torch.ones(3, dtype=torch.int64)}, r"matched is \(3,\) torch.int64; one bool for each"),

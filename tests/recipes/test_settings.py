@@ -14,11 +14,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 import gradients
 import pretrain
 import start
-from corpora import Corpus
+from complaints import complaints
+from corpora import Corpus, _codebook
 from gradients import gradients_of
 from presets import Config, Shares, Weights, tiny
 
 from torchflava.batch import RawTextBatch
+from torchflava.codebooks import DalleCodebook
+from torchflava.codebooks.dalle_names import dalle_layout
 from torchflava.training import TIMED, Run
 
 CHANGED = {
@@ -59,6 +62,7 @@ ELSEWHERE = {
     "own": "test_own",
     "vocab": "test_own",
     "codebook": "test_own",
+    "code_precision": "of a dVAE: tests/codebooks, and below",
     "data": "of the emoji: test_pretrain",
     "gradients": "differs over ranks only: tests/distributed, and below",
     "loss_mean": "differs over ranks only: tests/distributed, and below",
@@ -167,3 +171,16 @@ def test_what_must_change_nothing_is_done_where_it_is_asked_for(name: str, monke
     assert done == {"offload": 0}
     model = start._sharded(replace(cast(Any, tiny()), **{name: True}), run, corpus)
     assert done == {"offload": 0} | {name: 1 if name == "offload" else len(list(model.units()))}
+
+
+def test_the_dvae_runs_in_the_precision_that_is_told(tmp_path: Path) -> None:
+    draws, file = torch.Generator().manual_seed(0), tmp_path / "dvae.safetensors"
+    dvae = {name: torch.randn(shape, generator=draws) for name, shape in dalle_layout(8, 1, 16).items()}
+    DalleCodebook(dvae, image_size=24).save(file)
+    config = replace(cast(Any, tiny()), codebook=str(file), code_size=48, code_precision="bf16")
+    codebook = _codebook(config, cast(Any, None))
+    assert isinstance(codebook, DalleCodebook)
+    assert (codebook.precision, codebook.image_size) == ("bf16", 48)
+    assert [*complaints(replace(config, codebook=""))] == [
+        "--code-precision bf16 is of the dVAE that --codebook names; name it, or leave this out"
+    ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchflava.batch import Batch, CachedPairBatch, PairBatch, RawImageBatch, RawPairBatch, RawTextBatch, split
 from torchflava.losses import LOSSES, mean_losses, weighted_sum
 from torchflava.models import FlavaForPreTraining
-from torchflava.models.pretraining import labelled_rows
+from torchflava.models.labelled import labelled_rows
 from torchflava.training import Across, accumulate
 
 ROWS = 7

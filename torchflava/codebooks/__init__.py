@@ -6,7 +6,7 @@ A third one needs only what `Codebook` names.
 import os
 
 from torchflava.codebooks.cached import CachedCodes, encode_all, fingerprint
-from torchflava.codebooks.codebook import Codebook, CodeUsage, check_pixels, code_usage
+from torchflava.codebooks.codebook import Codebook, CodeUsage, check_pixels, code_usage, codes_at
 from torchflava.codebooks.dalle import DalleCodebook, map_pixels
 from torchflava.codebooks.patches import PatchCodebook, fit_patches
 from torchflava.files import load_metadata
@@ -19,6 +19,7 @@ __all__ = [
     "PatchCodebook",
     "check_pixels",
     "code_usage",
+    "codes_at",
     "encode_all",
     "fingerprint",
     "fit_patches",

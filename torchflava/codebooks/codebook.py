@@ -1,12 +1,14 @@
 """What a codebook is: pixels in, one whole number a patch out, outside the model and frozen (paper §3.2).
 
-Letters: B batch, N patches, s side of the codebook's view in pixels.
+Letters: B batch, N patches, K patches asked for, s side of the codebook's view in pixels.
 """
 
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from torchflava.batch import check_grid
 
 
 class Codebook(Protocol):
@@ -50,6 +52,20 @@ def code_usage(codes: Tensor, num_codes: int) -> CodeUsage:
     counts = torch.bincount(codes.flatten(), minlength=num_codes)
     shares = counts[counts > 0].double() / codes.numel()
     return CodeUsage(counts, len(shares), float(-(shares * shares.log()).sum()), float(shares.max()))
+
+
+def codes_at(codebook: Codebook, pixels: Tensor, positions: Tensor, num_patches: int) -> Tensor:
+    """(B, 3, s, s) uint8, positions (B, K) int64 below N -> (B, K) int64 codes there.
+
+    A codebook that offers `encode_at` computes no other codes; the numbers are the same.
+
+    Raises:
+        ValueError: if the codebook has another number of codes than the encoder has patches.
+    """
+    check_grid(codebook.grid[0] * codebook.grid[1], num_patches)
+    at = getattr(codebook, "encode_at", None)
+    codes: Tensor = codebook.encode(pixels).gather(1, positions) if at is None else at(pixels, positions)
+    return codes
 
 
 def check_pixels(pixels: Tensor, image_size: int) -> None:

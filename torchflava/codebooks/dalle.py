@@ -7,7 +7,7 @@ widths W, 2W, 4W, 8W; the first three end by halving the side, so 112 px give 14
 
 import os
 from collections.abc import Mapping
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchflava.codebooks.codebook import check_pixels, check_precision
 from torchflava.codebooks.dalle_names import OPENAI_CLASSES, dalle_names, dalle_shapes
 from torchflava.files import load_metadata, read_state, save_tensors
+from torchflava.layers import take_rows
 
 _EPSILON = 0.1
 """Of the logit-Laplace distribution that the dVAE was trained with: it reads pixels from 0.1 to 0.9."""
@@ -26,26 +27,42 @@ def map_pixels(pixels: Tensor) -> Tensor:
     return (1 - 2 * _EPSILON) * (pixels.float() / 255) + _EPSILON
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of all convolutions but the last, which is computed in float32 as OpenAI's is."""
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 class DalleCodebook(nn.Module):
     """The dVAE's encoder, frozen: its weights are buffers, so that no optimizer, sharding or decay can reach them.
 
-    It computes in float32 under any autocast, because codes change with the precision. (On a GPU, whether convolutions
-    may use TF32 is torch's setting, `torch.backends.cudnn.conv.fp32_precision`.)
+    It computes in float32 under any autocast, because codes change with the precision, unless it is told another one: OpenAI
+    ran it in fp16 on GPUs. (Whether float32 convolutions may use TF32 there is torch's setting,
+    `torch.backends.cudnn.conv.fp32_precision`.) Weights are kept in float32.
 
     Args:
         tensors: the weights under OpenAI's names (`blocks.group_1.block_1.res_path.conv_1.w`), of any float type; the
             sizes are read off them.
         image_size: s, a multiple of 8; 112 gives the paper's 196 codes.
         at_most: images encoded at once, which bounds the memory (about 50 MB an image at the full size).
+        precision: see `Precision`.
 
     Raises:
         ValueError: for tensors that are missing, too many or of another shape, all named; for an image size that is
             no multiple of 8.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, image_size: int = 112, at_most: int = 16) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        image_size: int = 112,
+        at_most: int = 16,
+        precision: Precision = "fp32",
+    ) -> None:
         super().__init__()
         _check(tensors)
+        if precision not in _DTYPES:
+            raise ValueError(f"precision must be one of {', '.join(_DTYPES)}, got {precision!r}")
         if image_size < 8 or image_size % 8:
             raise ValueError(f"image_size is {image_size}; the dVAE needs a multiple of 8, such as 112")
         if at_most < 1:
@@ -56,10 +73,13 @@ class DalleCodebook(nn.Module):
         self.grid = (image_size // 8, image_size // 8)
         self.num_codes = len(tensors["blocks.output.conv.b"])
         self.at_most = at_most
+        self.precision = precision
         self.eval()
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, image_size: int | None = None) -> Self:
+    def from_file(
+        cls, path: str | os.PathLike[str], *, image_size: int | None = None, precision: Precision = "fp32"
+    ) -> Self:
         """The codebook in a file or folder, whoever wrote it.
 
         Read are: what `save` wrote; OpenAI's `encoder.pkl` (its pickle is parsed, not run; `dall_e` is not needed);
@@ -74,7 +94,7 @@ class DalleCodebook(nn.Module):
         try:
             if image_size is None:
                 image_size = int(load_metadata(path).get("image_size", 112))
-            return cls(dalle_names(tensors), image_size=image_size)
+            return cls(dalle_names(tensors), image_size=image_size, precision=precision)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -92,10 +112,35 @@ class DalleCodebook(nn.Module):
         Raises:
             ValueError: for pixels of another type or size, and if the weights were cast to a lower precision.
         """
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            logits: Tensor = self.blocks.get_submodule("output.conv")(self._seen(pixels))
+            return logits
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """(B, 3, s, s) uint8 -> (B, D, s/8, s/8) float32: what the last convolution is given."""
         check_pixels(pixels, self.image_size)
         check_precision(self.blocks.get_buffer("input.w"), torch.float32)
+        x = map_pixels(pixels)
+        if self.precision != "fp32":
+            x = x.to(_DTYPES[self.precision], memory_format=torch.channels_last)
+        for name, part in self.blocks.named_children():
+            x = part.get_submodule("relu")(x) if name == "output" else part(x)
+        return x.float()
+
+    def encode_at(self, pixels: Tensor, positions: Tensor) -> Tensor:
+        """(B, 3, s, s) uint8, positions (B, K) int64 in [0, N) -> (B, K) int64 codes there, for less than all cost.
+
+        Raises:
+            ValueError: as `encode`.
+        """
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            return self.blocks(map_pixels(pixels))
+            parts = zip(torch.split(pixels, self.at_most), torch.split(positions, self.at_most), strict=True)
+            return torch.cat([self._codes_at(*part) for part in parts])
+
+    def _codes_at(self, pixels: Tensor, positions: Tensor) -> Tensor:
+        last = self.blocks.get_submodule("output.conv")
+        states = take_rows(self._seen(pixels).flatten(2).transpose(1, 2), positions)
+        return F.linear(states, last.get_buffer("w").flatten(1), last.get_buffer("b")).argmax(-1)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, s, s) uint8 -> (B, N) int64 codes, row by row.
@@ -117,9 +162,17 @@ class _Convolution(nn.Module):
         super().__init__()
         self.register_buffer("w", weights[f"{name}.w"])
         self.register_buffer("b", weights[f"{name}.b"])
+        self._low: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
+        w, b = (self.w, self.b) if x.dtype == self.w.dtype else self._cast(x)
+        return F.conv2d(x, w, b, padding=self.w.shape[-1] // 2)
+
+    def _cast(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights as `x` is, made once."""
+        if self._low is None or self._low[0].dtype != x.dtype or self._low[0].device != x.device:
+            self._low = self.w.to(x, memory_format=torch.channels_last), self.b.to(x)
+        return self._low
 
 
 class _Block(nn.Module):

@@ -8,12 +8,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchflava.batch import IGNORE, Batch, ImageBatch, PairBatch, RawBatch, RawImageBatch, RawTextBatch, TextBatch
+from torchflava.batch import (
+    IGNORE,
+    Batch,
+    ImageBatch,
+    PairBatch,
+    RawBatch,
+    RawImageBatch,
+    RawTextBatch,
+    TextBatch,
+    check_grid,
+)
 
 Normalise = Callable[[Tensor], Tensor]
 """(B, 3, S, S) uint8 -> float."""
-Encode = Callable[[Tensor], Tensor]
-"""(B, 3, s, s) uint8 -> (B, N) int64 codes, such as a codebook's `encode`."""
+Encode = Callable[[Tensor, Tensor, int], Tensor]
+"""(B, 3, s, s) uint8, positions (B, K) int64 below N, N -> (B, K) int64 codes, such as `codebooks.codes_at` of a codebook."""
 
 
 def prepare(raw: RawBatch, device: torch.device, normalise: Normalise, encode: Encode) -> Batch:
@@ -47,11 +57,10 @@ def prepare(raw: RawBatch, device: torch.device, normalise: Normalise, encode: E
 
 def _labels(targets: Tensor, positions: Tensor, masked: Tensor, encode: Encode) -> tuple[Tensor, Tensor]:
     """Positions padded with -1 -> positions padded with 0, and the codes that stand there."""
-    codes = encode(targets) if targets.ndim == 4 else targets
-    if codes.shape != masked.shape:
-        raise ValueError(
-            f"the codebook gives {codes.shape[1]} codes an image, the encoder sees {masked.shape[1]} patches; "
-            "choose the codebook's image size and the patch size so that both grids are the same"
-        )
     at = positions.clamp(min=0)
-    return at, torch.where(positions < 0, IGNORE, codes.gather(1, at))
+    if targets.ndim == 4:
+        codes = encode(targets, at, masked.shape[1])
+    else:
+        check_grid(targets.shape[1], masked.shape[1])
+        codes = targets.gather(1, at)
+    return at, torch.where(positions < 0, IGNORE, codes)

@@ -1,7 +1,7 @@
 """CLIP's two towers: a ViT with a norm before its blocks, and a text encoder that reads from left to right.
 
 Source: Radford et al. 2021, CLIP, §2.4; openai/CLIP@main, clip/model.py. GELU is exact here (docs/decisions/0017).
-Letters: B batch, T tokens, D width.
+Letters: B batch, T tokens, K rows asked for, D width.
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchflava.encoders.image import ImageEncoder
 from torchflava.encoders.states import Encoded
 from torchflava.encoders.text import keep_tokens
+from torchflava.encoders.views import trunk_at
 from torchflava.layers import LayerNorm, NormedPatchEmbedding, PlainTokenEmbedding, causal_transformer, transformer
 
 
@@ -53,6 +54,12 @@ class CausalTextEncoder(nn.Module):
         _check_padding(keep_tokens(ids, keep, self.pad_id))
         hidden = self.trunk(self.embed(ids))
         return Encoded(hidden, self.norm(hidden))
+
+    def at(self, ids: Tensor, keep: Tensor | None = None, *, rows: Tensor) -> Tensor:
+        """As `forward`, rows (B, K) int64 -> (B, K, D): the normed states at these rows, for less than all cost."""
+        _check_padding(keep_tokens(ids, keep, self.pad_id))
+        states: Tensor = self.norm(trunk_at(self.trunk, self.embed(ids), rows))
+        return states
 
 
 def last_kept(keep: Tensor) -> Tensor:

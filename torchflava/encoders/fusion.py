@@ -1,12 +1,13 @@
 """The fusion encoder: CLS_M, image states and text states in one sequence, no positions of its own (paper §3.1).
 
-Letters: B batch, N patches, T tokens, D width.
+Letters: B batch, N patches, T tokens, K rows asked for, D width.
 """
 
 import torch
 from torch import Tensor, nn
 
 from torchflava.encoders.states import Fused
+from torchflava.encoders.views import trunk_at
 from torchflava.layers import LayerNorm, init_weights, transformer
 
 
@@ -45,6 +46,17 @@ class FusionEncoder(nn.Module):
         Raises:
             ValueError: if the batches are of unequal size, or `keep` does not fit the text.
         """
+        x = self.norm(self.trunk(*self._joined(image, text, keep)))
+        return Fused(x[:, 0], x[:, 1 : 1 + image.shape[1]], x[:, 1 + image.shape[1] :])
+
+    def at(self, image: Tensor, text: Tensor, keep: Tensor, *, rows: Tensor) -> Tensor:
+        """As `forward`, rows (B, K) int64 of CLS_M, image and text in a row -> (B, K, D) normed states at less cost."""
+        x, mask = self._joined(image, text, keep)
+        states: Tensor = self.norm(trunk_at(self.trunk, x, rows, keep=mask))
+        return states
+
+    def _joined(self, image: Tensor, text: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The sequence (B, 2 + N + T, D), and which of it may be attended to."""
         if image.shape[0] != text.shape[0]:
             raise ValueError(f"{image.shape[0]} images meet {text.shape[0]} texts; give one text for each image")
         if keep.shape != text.shape[:2] or keep.dtype != torch.bool:
@@ -54,9 +66,7 @@ class FusionEncoder(nn.Module):
         cls = self.cls_token.expand(len(image), -1, -1).to(image.dtype)
         x = torch.cat([cls, image, text.to(image.dtype)], dim=1)
         front = torch.ones_like(keep[:, :1]).expand(-1, 1 + image.shape[1])
-        mask = None if self.attend_to_padding else torch.cat([front, keep], dim=1)
-        x = self.norm(self.trunk(x, mask))
-        return Fused(x[:, 0], x[:, 1 : 1 + image.shape[1]], x[:, 1 + image.shape[1] :])
+        return x, None if self.attend_to_padding else torch.cat([front, keep], dim=1)
 
 
 def flava_fusion_encoder(

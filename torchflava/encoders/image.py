@@ -1,11 +1,13 @@
 """The image encoder: a ViT with a mask token (paper §3.1).
 
-Letters: B batch, S side in pixels, N patches, D width.
+Letters: B batch, S side in pixels, N patches, K rows asked for, D width.
 """
 
+import torch
 from torch import Tensor, nn
 
 from torchflava.encoders.states import Encoded
+from torchflava.encoders.views import View, trunk_at, trunk_both
 from torchflava.layers import (
     LayerNorm,
     NormedPatchEmbedding,
@@ -54,6 +56,18 @@ class ImageEncoder(nn.Module):
         """(B, 3, S, S) float, masked (B, N) bool, True where hidden -> `Encoded` of (B, 1 + N, D)."""
         hidden = self.trunk(self.embed(pixels, masked))
         return Encoded(hidden, self.norm(hidden))
+
+    def at(self, pixels: Tensor, masked: Tensor | None = None, *, rows: Tensor) -> Tensor:
+        """As `forward`, rows (B, K) int64 -> (B, K, D): the normed states at these rows, for less than all cost."""
+        states: Tensor = self.norm(trunk_at(self.trunk, self.embed(pixels, masked), rows))
+        return states
+
+    def both(self, clean: View, masked: View, *, rows: Tensor) -> tuple[Tensor, Encoded]:
+        """(pixels, None) and (the same, masked), rows (B, K) -> `at` of the first and `forward` of the second, in one pass."""
+        both = getattr(self.embed, "both", None)  # an embedding of one's own may have none
+        x = torch.cat([self.embed(*clean), self.embed(*masked)]) if both is None else both(*masked)
+        first, hidden = trunk_both(self.trunk, x, rows)
+        return self.norm(first), Encoded(hidden, self.norm(hidden))
 
 
 def flava_image_encoder(

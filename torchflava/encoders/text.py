@@ -1,12 +1,14 @@
 """The text encoder: BERT's embeddings, then the same pre-norm trunk as the image encoder's (paper §3.1).
 
-Letters: B batch, T tokens, D width.
+Letters: B batch, T tokens, K rows asked for, V views, D width.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchflava.encoders.states import Encoded
+from torchflava.encoders.views import View, trunk_at, trunk_both
 from torchflava.layers import LayerNorm, TokenEmbedding, transformer
 
 
@@ -68,6 +70,33 @@ class TextEncoder(nn.Module):
         keep = keep_tokens(ids, keep, self.pad_id)
         hidden = self.trunk(self.embed(ids, segments), None if self.attend_to_padding else keep)
         return Encoded(hidden, self.norm(hidden))
+
+    def at(self, ids: Tensor, keep: Tensor | None = None, *, rows: Tensor) -> Tensor:
+        """As `forward`, rows (B, K) int64 -> (B, K, D): the normed states at these rows, for less than all cost."""
+        keep = keep_tokens(ids, keep, self.pad_id)
+        states: Tensor = self.norm(
+            trunk_at(self.trunk, self.embed(ids), rows, keep=None if self.attend_to_padding else keep)
+        )
+        return states
+
+    def both(self, clean: View, masked: View, *, rows: Tensor) -> tuple[Tensor, Encoded]:
+        """(ids, keep) twice, of any two lengths, rows (B, K) -> `at` of the first and `forward` of the second, in one pass."""
+        length = masked[0].shape[1]
+        if self.attend_to_padding and clean[0].shape[1] != length:  # what is filled up would be seen
+            return self.at(*clean, rows=rows), self(*masked)
+        ids, keep = _joined((clean, masked), self.pad_id)
+        first, hidden = trunk_both(self.trunk, self.embed(ids), rows, keep=None if self.attend_to_padding else keep)
+        hidden = hidden[:, :length]
+        return self.norm(first), Encoded(hidden, self.norm(hidden))
+
+
+def _joined(views: tuple[View, ...], pad_id: int) -> tuple[Tensor, Tensor]:
+    """V of ids (B, T) and keep (B, T) -> (V * B, T) ids and keep, filled up to the greatest length."""
+    longest = max(ids.shape[1] for ids, _ in views)
+    short = [longest - ids.shape[1] for ids, _ in views]
+    filled = [F.pad(ids, (0, more), value=pad_id) for (ids, _), more in zip(views, short, strict=True)]
+    kept = [F.pad(keep_tokens(*view, pad_id), (0, more)) for view, more in zip(views, short, strict=True)]
+    return torch.cat(filled), torch.cat(kept)
 
 
 def flava_text_encoder(

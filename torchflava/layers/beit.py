@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchflava.layers.attend import attend
 from torchflava.layers.init import init_weights
 from torchflava.layers.norm import LayerNorm
+from torchflava.layers.rows import take_rows
 from torchflava.layers.transformer import Mlp, Transformer
 
 _SCALE = 0.1  # of the branches at first, in BEiT's base size
@@ -68,12 +70,13 @@ class RelativeAttention(nn.Module):
         bias = self.positions[relative_index(self.side, x.device)].permute(2, 0, 1).to(q.dtype)[None]
         if keep is not None:
             bias = bias.masked_fill(~keep[:, None, None, :], float("-inf"))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask=bias).transpose(1, 2).flatten(2))
 
 
 class ScaledBlock(nn.Module):
     """x + scale * attention(norm(x)), then the same of the MLP; a learned scale a feature (Touvron et al. 2021, CaiT)."""
+
+    takes_rows = True
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, attention_norm: LayerNorm, *, mlp_norm: LayerNorm) -> None:
         super().__init__()
@@ -90,9 +93,10 @@ class ScaledBlock(nn.Module):
         nn.init.constant_(self.attention_scale, _SCALE)
         nn.init.constant_(self.mlp_scale, _SCALE)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, L, D), keep (B, L) bool -> (B, L, D)."""
+    def forward(self, x: Tensor, keep: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """(B, L, D), keep (B, L) bool -> (B, L, D), or (B, K, D) at the `rows` (B, K) int64 that are asked for."""
         x = x + self.attention_scale.to(x.dtype) * self.attention(self.attention_norm(x), keep)
+        x = x if rows is None else take_rows(x, rows)
         return x + self.mlp_scale.to(x.dtype) * self.mlp(self.mlp_norm(x))
 
 

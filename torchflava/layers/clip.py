@@ -5,10 +5,10 @@ Letters: B batch, S side of an image in pixels, N patches, L length, T tokens, D
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchflava.layers.embedding import check_ids, patch_grid, resize_positions, resized_for_good
+from torchflava.layers.attend import attend
+from torchflava.layers.embedding import PatchProjection, check_ids, patch_grid, resize_positions, resized_for_good
 from torchflava.layers.init import init_weights
 from torchflava.layers.norm import LayerNorm
 from torchflava.layers.transformer import Transformer, transformer
@@ -44,10 +44,10 @@ class CausalAttention(nn.Module):
         """(B, L, D), keep (B, L) bool, True where a key may be attended to, the first one always -> (B, L, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if keep is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y = attend(q, k, v, causal=True)
         else:
             before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None, :] & before)
+            y = attend(q, k, v, mask=keep[:, None, None, :] & before)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -73,7 +73,7 @@ class NormedPatchEmbedding(nn.Module):
         self.image_size = image_size
         self.patch_size = patch_size
         self.interpolate = interpolate
-        self.projection = nn.Conv2d(3, width, patch_size, patch_size, bias=False)
+        self.projection = PatchProjection(width, patch_size, bias=False)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + self.num_patches, width))
         self.norm = LayerNorm(width, eps)
@@ -102,7 +102,7 @@ class NormedPatchEmbedding(nn.Module):
         if masked is not None:
             raise ValueError("CLIP's image encoder has no mask token to hide patches with; leave `masked` out")
         grid = patch_grid(pixels, self.image_size, self.patch_size, interpolate=self.interpolate)
-        x = self.projection(pixels).flatten(2).transpose(1, 2)
+        x = self.projection(pixels)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         return self.norm(x + resize_positions(self.positions, grid).to(x.dtype))
 

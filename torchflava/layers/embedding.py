@@ -39,6 +39,25 @@ def resized_for_good(positions: Tensor, image_size: int, patch_size: int) -> nn.
         return nn.Parameter(resize_positions(positions, (side, side)).clone())
 
 
+class PatchProjection(nn.Conv2d):
+    """A convolution that strides by its own side, as one product with the pixels of all patches; the weights are a convolution's.
+
+    Args:
+        width: D.
+        patch_size: p, the side of a patch in pixels.
+        bias: whether to add one.
+    """
+
+    def __init__(self, width: int, patch_size: int, *, bias: bool = True) -> None:
+        super().__init__(3, width, patch_size, patch_size, bias=bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, rows * p, columns * p) -> (B, N, D), row by row."""
+        side = self.kernel_size[0]
+        patches = pixels.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5)
+        return F.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
+
+
 class PatchEmbedding(nn.Module):
     """Patches by a strided convolution, a mask token in place of hidden ones, a class token in front, positions added.
 
@@ -56,7 +75,7 @@ class PatchEmbedding(nn.Module):
         self.image_size = image_size
         self.patch_size = patch_size
         self.interpolate = interpolate
-        self.projection = nn.Conv2d(3, width, patch_size, patch_size)
+        self.projection = PatchProjection(width, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, 1 + self.num_patches, width))
@@ -83,8 +102,24 @@ class PatchEmbedding(nn.Module):
         Raises:
             ValueError: for images of another size, and for a mask of another shape than the patches'.
         """
-        grid = patch_grid(pixels, self.image_size, self.patch_size, interpolate=self.interpolate)
-        x = self.projection(pixels).flatten(2).transpose(1, 2)
+        grid = self._grid(pixels)
+        return self._placed(self.projection(pixels), grid, masked)
+
+    def both(self, pixels: Tensor, masked: Tensor) -> Tensor:
+        """(B, 3, S, S), masked (B, N) -> (2B, 1 + N, D): B images as they are, then the same with their patches hidden.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        grid = self._grid(pixels)
+        x = self.projection(pixels)
+        return torch.cat([self._placed(x, grid), self._placed(x, grid, masked)])
+
+    def _grid(self, pixels: Tensor) -> tuple[int, int]:
+        return patch_grid(pixels, self.image_size, self.patch_size, interpolate=self.interpolate)
+
+    def _placed(self, x: Tensor, grid: tuple[int, int], masked: Tensor | None = None) -> Tensor:
+        """(B, N, D) projected patches -> (B, 1 + N, D)."""
         if masked is not None:
             if masked.shape != x.shape[:2] or masked.dtype != torch.bool:
                 raise ValueError(

@@ -16,6 +16,12 @@ class LayerNorm(nn.LayerNorm):
         super().__init__(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._kernel_is_precise(x):
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
         precise = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(precise), self.bias.to(precise)
         return F.layer_norm(x.to(precise), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+    def _kernel_is_precise(self, x: Tensor) -> bool:
+        """Whether torch's kernel computes in float32 inside for these types, without a copy of the states."""
+        return x.dtype == self.weight.dtype or (x.is_cpu and x.itemsize == 2 and self.weight.dtype == torch.float32)

@@ -1,6 +1,6 @@
 """The pre-norm transformer that all three encoders share (paper §3.1; Dosovitskiy et al. 2021, fig. 1).
 
-Letters: B batch, L length, D width, H heads.
+Letters: B batch, L length, K rows asked for, D width, H heads.
 """
 
 from collections.abc import Callable
@@ -8,12 +8,14 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchflava.layers.attend import attend
 from torchflava.layers.init import init_weights
 from torchflava.layers.norm import LayerNorm
+from torchflava.layers.rows import take_rows
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on `scaled_dot_product_attention`, every projection biased.
+    """Multi-head self-attention, every projection biased.
 
     Args:
         width: D.
@@ -40,8 +42,7 @@ class Attention(nn.Module):
         """(B, L, D), keep (B, L) bool, True where a key may be attended to -> (B, L, D)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if keep is None else keep[:, None, None, :]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, mask=mask).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -65,6 +66,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). Any module of the same signature may stand in for a part."""
 
+    takes_rows = True
+    """A block of one's own without this is given no `rows`."""
+
     def __init__(self, attention: nn.Module, mlp: nn.Module, attention_norm: nn.Module, *, mlp_norm: nn.Module) -> None:
         super().__init__()
         self.attention_norm = attention_norm
@@ -72,9 +76,10 @@ class Block(nn.Module):
         self.mlp_norm = mlp_norm
         self.mlp = mlp
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, L, D), keep (B, L) bool -> (B, L, D)."""
+    def forward(self, x: Tensor, keep: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """(B, L, D), keep (B, L) bool -> (B, L, D), or (B, K, D) at the `rows` (B, K) int64 that are asked for."""
         x = x + self.attention(self.attention_norm(x), keep)
+        x = x if rows is None else take_rows(x, rows)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -90,6 +95,26 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, keep)
         return x
+
+    def at(self, x: Tensor, rows: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, L, D), rows (B, K) int64 -> (B, K, D): `forward` at these rows, which are all that the last block's MLP sees."""
+        return self.last_at(self.before_last(x, keep), rows, keep)
+
+    def before_last(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D): what the last block is given."""
+        for block in self.blocks[:-1]:
+            x = block(x, keep)
+        return x
+
+    def last(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, L, D), as `before_last` gives it -> (B, L, D)."""
+        return self.blocks[-1](x, keep) if len(self.blocks) else x
+
+    def last_at(self, x: Tensor, rows: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, L, D), as `before_last` gives it, rows (B, K) int64 -> (B, K, D)."""
+        if len(self.blocks) and getattr(self.blocks[-1], "takes_rows", False):
+            return self.blocks[-1](x, keep, rows)
+        return take_rows(self.last(x, keep), rows)
 
 
 def transformer(

@@ -6,18 +6,18 @@ Letters: B batch, S side in pixels, N patches, T tokens, D width, E embedding wi
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchflava.encoders import (
-    Encoded,
     ImagePart,
     TextPart,
     clip_image_encoder,
     clip_text_encoder,
+    first_rows,
     keep_tokens,
     last_kept,
+    normed_at,
 )
 from torchflava.layers import init_weights
 from torchflava.models.parts import check_widths, resize_encoder, units_of
@@ -75,23 +75,22 @@ class Clip(nn.Module):
         """(B, T) ids -> (B, T) bool, True for a token; derived from the padding id unless given."""
         return keep_tokens(ids, keep, getattr(self.text_encoder, "pad_id", 0))
 
-    def project_image(self, image: Encoded) -> Tensor:
-        """(B, 1 + N, D) -> (B, E) of length 1, float32: the class token, normed and projected."""
-        return F.normalize(self.image_projection(image.normed[:, 0]).float(), dim=-1)
+    def project_image(self, cls: Tensor) -> Tensor:
+        """(..., D) normed states of class tokens -> (..., E) of length 1, float32."""
+        return F.normalize(self.image_projection(cls).float(), dim=-1)
 
-    def project_text(self, text: Encoded, keep: Tensor) -> Tensor:
-        """(B, T, D), keep (B, T) bool -> (B, E) of length 1, float32: the last token, normed and projected."""
-        rows = torch.arange(len(keep), device=keep.device)
-        return F.normalize(self.text_projection(text.normed[rows, last_kept(keep)]).float(), dim=-1)
+    def project_text(self, last: Tensor) -> Tensor:
+        """(..., D) normed states of last tokens -> (..., E) of length 1, float32."""
+        return F.normalize(self.text_projection(last).float(), dim=-1)
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float, normalised -> (B, E) of length 1, for retrieval and zero-shot classification."""
-        return self.project_image(self.image_encoder(pixels))
+        return self.project_image(normed_at(self.image_encoder, (pixels, None), first_rows(pixels))[:, 0])
 
     def embed_text(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, T) int64, padded at the end -> (B, E) of length 1."""
         keep = self.keep(ids, keep)
-        return self.project_text(self.text_encoder(ids, keep), keep)
+        return self.project_text(normed_at(self.text_encoder, (ids, keep), last_kept(keep)[:, None])[:, 0])
 
     def forward(self, pixels: Tensor, ids: Tensor, keep: Tensor | None = None) -> ClipOutput:
         """(B, 3, S, S) float, (B, T) int64, keep (B, T) bool, derived from the padding id unless given -> `ClipOutput`.

@@ -26,65 +26,79 @@ def step_flops(model: FlavaForPreTraining, batch: Batch | RawBatch, *, world_siz
         case CachedPairBatch():
             return step_flops(model, batch.pair, world_size=world_size)
         case ImageBatch() | RawImageBatch():
-            needed = _image(model, *batch.masked.shape) + 3 * _dense(model.mim, batch.positions.numel())
-            return 0 if model.mim is None else needed
+            seen = _image(model, *batch.masked.shape, rows=batch.positions.shape[1])
+            return 0 if model.mim is None else seen + 3 * _dense(model.mim, batch.positions.numel())
         case PairBatch() | RawPairBatch():
-            return _contrastive(model, batch, world_size) + _masked(model, batch)
-    needed = 3 * (_text(model, *batch.keep.shape) + _dense(model.mlm, batch.positions.numel()))
-    return 0 if model.mlm is None else needed
+            return _clean(model, batch, world_size) + _masked(model, batch)
+    needed = _text(model, *batch.keep.shape, rows=batch.positions.shape[1]) + _dense(model.mlm, batch.positions.numel())
+    return 0 if model.mlm is None else 3 * needed
 
 
-def _contrastive(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch, world_size: int) -> int:
+def _clean(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch, world_size: int) -> int:
     """The clean image, the clean text, their projections, and each row against all ranks' columns, both ways."""
     if model.contrastive is None:
         return 0
-    flava, (size, length) = model.flava, batch.keep.shape
+    flava, (size, length), patches = model.flava, batch.keep.shape, batch.masked.shape[1]
     projected = _dense(flava.image_projection, size) + _dense(flava.text_projection, size)
     compared = 4 * size * size * world_size * flava.embed_dim
-    encoded = _image(model, size, batch.masked.shape[1]) + 3 * _text(model, size, length)
-    return encoded + 3 * (projected + compared)
+    if (
+        model.looks_at_masked
+    ):  # both views in one pass: patches are projected once, texts are as long as the longer view's
+        image = 3 * _trunk(flava.get_submodule("image_encoder"), size, 1 + patches, rows=1)
+        length = max(length, batch.masked_keep.shape[1])
+    else:
+        image = _image(model, size, patches, rows=1)
+    return image + 3 * (_text(model, size, length, rows=1) + projected + compared)
 
 
 def _masked(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch) -> int:
     """The fusion encoder over the masked pair, over the clean one too where matching looks at it, and the heads."""
-    size = len(batch.matched)
+    size, length = batch.masked_keep.shape
     heads = _dense(model.mmm_image, batch.patch_positions.numel()) + _dense(
         model.mmm_text, batch.token_positions.numel()
     )
-    masked = model.mmm_image is not None or model.mmm_text is not None
-    clean = model.itm is not None and model.itm_input == "clean"
-    passes = int(masked or (model.itm is not None and not clean)) + int(clean)
-    fused = passes * _fused(model, batch) if passes else 0
-    return fused + 3 * (heads + _dense(model.itm, size))
+    needed = 3 * (heads + _dense(model.itm, size))
+    if model.looks_at_masked:
+        rows = 1 + batch.patch_positions.shape[1] + batch.token_positions.shape[1]
+        together = 0 if model.contrastive is None else batch.keep.shape[1]
+        needed += _encoded(model, batch, max(length, together)) + _fused(model, batch, rows)
+    if model.itm is not None and model.itm_input == "clean":
+        needed += _encoded(model, batch, length) + _fused(model, batch)
+    return needed
 
 
-def _fused(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch) -> int:
+def _encoded(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch, length: int) -> int:
+    return _image(model, *batch.masked.shape) + 3 * _text(model, len(batch.masked), length)
+
+
+def _fused(model: FlavaForPreTraining, batch: PairBatch | RawPairBatch, rows: int | None = None) -> int:
     flava, (size, patches), length = model.flava, batch.masked.shape, batch.masked_keep.shape[1]
     to_fusion = _dense(flava.get_submodule("image_to_fusion"), size * (1 + patches))
     to_fusion += _dense(flava.get_submodule("text_to_fusion"), size * length)
-    fused = _trunk(flava.get_submodule("fusion_encoder"), size, 2 + patches + length)
-    return _image(model, size, patches) + 3 * (_text(model, size, length) + to_fusion + fused)
+    return 3 * (to_fusion + _trunk(flava.get_submodule("fusion_encoder"), size, 2 + patches + length, rows=rows))
 
 
-def _image(model: FlavaForPreTraining, size: int, patches: int) -> int:
+def _image(model: FlavaForPreTraining, size: int, patches: int, *, rows: int | None = None) -> int:
     """Forward and backward of the image encoder; pixels need no gradient, so the patches' projection goes back only once."""
     encoder = model.flava.get_submodule("image_encoder")
     pixels = sum(2 * part.weight.numel() for part in encoder.modules() if isinstance(part, nn.Conv2d))
-    return 2 * size * patches * pixels + 3 * _trunk(encoder, size, 1 + patches)
+    return 2 * size * patches * pixels + 3 * _trunk(encoder, size, 1 + patches, rows=rows)
 
 
-def _text(model: FlavaForPreTraining, size: int, length: int) -> int:
+def _text(model: FlavaForPreTraining, size: int, length: int, *, rows: int | None = None) -> int:
     """Forward of the text encoder; its embedding is a look-up."""
-    return _trunk(model.flava.get_submodule("text_encoder"), size, length)
+    return _trunk(model.flava.get_submodule("text_encoder"), size, length, rows=rows)
 
 
-def _trunk(encoder: nn.Module, size: int, length: int) -> int:
-    """Forward of the blocks: linear layers, and the two products of attention, each 2 L L D a row."""
+def _trunk(encoder: nn.Module, size: int, length: int, *, rows: int | None = None) -> int:
+    """Forward of the blocks: linear layers, the two products of attention, each 2 L L D a row; the last MLP for K rows alone."""
     attentions = [
         part for part in encoder.modules() if isinstance(part, Attention | CausalAttention | RelativeAttention)
     ]
     scored = sum(4 * length * length * part.out.in_features for part in attentions)
-    return _dense(encoder, size * length) + size * scored
+    last = [*getattr(getattr(encoder, "trunk", None), "blocks", [None])][-1]
+    spared = length - rows if rows is not None and getattr(last, "takes_rows", False) else 0
+    return _dense(encoder, size * length) + size * scored - _dense(getattr(last, "mlp", None), size * spared)
 
 
 def _dense(part: nn.Module | None, rows: int) -> int:

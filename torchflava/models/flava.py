@@ -14,10 +14,13 @@ from torchflava.encoders import (
     FusionPart,
     ImagePart,
     TextPart,
+    first_rows,
     flava_fusion_encoder,
     flava_image_encoder,
     flava_text_encoder,
+    fused_at,
     keep_tokens,
+    normed_at,
 )
 from torchflava.layers import init_weights
 from torchflava.models.parts import check_widths, resize_encoder, units_of
@@ -87,21 +90,26 @@ class Flava(nn.Module):
         """The states before the encoders' last norms, projected and fused."""
         return self.fusion_encoder(self.image_to_fusion(image.hidden), self.text_to_fusion(text.hidden), keep)
 
-    def project_image(self, image: Encoded) -> Tensor:
-        """(B, 1 + N, D) -> (B, E) of length 1, float32: the class token, normed and projected."""
-        return F.normalize(self.image_projection(image.normed[:, 0]).float(), dim=-1)
+    def fuse_at(self, image: Encoded, text: Encoded, keep: Tensor, *, rows: Tensor) -> Tensor:
+        """As `fuse`, rows (B, K) int64 of CLS_M, image and text in a row -> (B, K, D) normed states."""
+        states = self.image_to_fusion(image.hidden), self.text_to_fusion(text.hidden)
+        return fused_at(self.fusion_encoder, *states, keep=keep, rows=rows)
 
-    def project_text(self, text: Encoded) -> Tensor:
-        """(B, T, D) -> (B, E) of length 1, float32: the first token, normed and projected."""
-        return F.normalize(self.text_projection(text.normed[:, 0]).float(), dim=-1)
+    def project_image(self, cls: Tensor) -> Tensor:
+        """(..., D) normed states of class tokens -> (..., E) of length 1, float32."""
+        return F.normalize(self.image_projection(cls).float(), dim=-1)
+
+    def project_text(self, cls: Tensor) -> Tensor:
+        """(..., D) normed states of first tokens -> (..., E) of length 1, float32."""
+        return F.normalize(self.text_projection(cls).float(), dim=-1)
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) float, normalised -> (B, E) of length 1, for retrieval and zero-shot classification."""
-        return self.project_image(self.image_encoder(pixels))
+        return self.project_image(normed_at(self.image_encoder, (pixels, None), first_rows(pixels))[:, 0])
 
     def embed_text(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, T) int64 -> (B, E) of length 1."""
-        return self.project_text(self.text_encoder(ids, self.keep(ids, keep)))
+        return self.project_text(normed_at(self.text_encoder, (ids, self.keep(ids, keep)), first_rows(ids))[:, 0])
 
     def forward(self, pixels: Tensor, ids: Tensor, keep: Tensor | None = None) -> FlavaOutput:
         """(B, 3, S, S) float, (B, T) int64, keep (B, T) bool, derived from the padding id unless given -> `FlavaOutput`.

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from torchflava.batch import IGNORE, Batch, CachedPairBatch, ImageBatch, PairBatch, TextBatch
 from torchflava.distributed import Gather
-from torchflava.encoders import Encoded, Fused
+from torchflava.encoders import Encoded, Fused, both_views, first_rows, normed_at
 from torchflava.heads import MaskedPredictionHead, MatchHead
 from torchflava.layers import take_rows
 from torchflava.losses import ContrastiveLoss, Loss, masked_prediction_loss, matching_loss
 from torchflava.models.clip import Clip, clip_model
 from torchflava.models.flava import Flava, flava_model
+from torchflava.models.labelled import of_matched
 
 ItmInput = Literal["masked", "clean"]
+Masked = tuple[Encoded, Encoded, Tensor]
+"""The states of the masked image and of the masked text, and which of the text's are tokens."""
 
 
 class FlavaForPreTraining(nn.Module):
@@ -79,9 +82,9 @@ class FlavaForPreTraining(nn.Module):
             case TextBatch():
                 losses = self.text_losses(batch)
             case PairBatch():
-                losses = self.clean_losses(batch) | self.masked_losses(batch)
+                losses = self.pair_losses(batch)
             case CachedPairBatch():
-                losses = self.cached_losses(batch) | self.masked_losses(batch.pair)
+                losses = self.cached_losses(batch)
             case _:
                 raise TypeError(
                     f"no objective for a {type(batch).__name__}; give an ImageBatch, TextBatch or PairBatch"
@@ -96,54 +99,59 @@ class FlavaForPreTraining(nn.Module):
         """Masked image modelling: codes of the hidden patches from the image alone."""
         if self.mim is None:
             return {}
-        patches = self.flava.image_encoder(batch.pixels, batch.masked).normed[:, 1:]
-        return {"mim": masked_prediction_loss(self.mim(take_rows(patches, batch.positions)), batch.labels)}
+        patches = normed_at(self.flava.image_encoder, (batch.pixels, batch.masked), 1 + batch.positions)
+        return {"mim": masked_prediction_loss(self.mim(patches), batch.labels)}
 
     def text_losses(self, batch: TextBatch) -> dict[str, Loss]:
         """Masked language modelling: hidden words from the text alone."""
         if self.mlm is None:
             return {}
-        tokens = self.flava.text_encoder(batch.masked_ids, batch.keep).normed
-        return {"mlm": masked_prediction_loss(self.mlm(take_rows(tokens, batch.positions)), batch.labels)}
+        tokens = normed_at(self.flava.text_encoder, (batch.masked_ids, batch.keep), batch.positions)
+        return {"mlm": masked_prediction_loss(self.mlm(tokens), batch.labels)}
 
-    def clean_losses(self, batch: PairBatch) -> dict[str, Loss]:
-        """The contrastive loss over true pairs."""
-        if self.contrastive is None:
-            return {}
-        image, text = self._embedded(batch)
-        return {"contrastive": self.contrastive(image, text, batch.contrast)}
+    def pair_losses(self, batch: PairBatch) -> dict[str, Loss]:
+        """The contrastive loss over true pairs, from the clean views; all others from the masked ones."""
+        clean, masked = self._views(batch)
+        losses = {}
+        if clean is not None and self.contrastive is not None:  # not by `contrast`: a verb gives sharded weights back
+            losses["contrastive"] = self.contrastive(*clean, batch.contrast)
+        return losses | self.masked_losses(batch, masked)
 
     def cached_losses(self, batch: CachedPairBatch) -> dict[str, Loss]:
-        """What has, at the encoders' weights, the gradient that the whole batch's contrastive loss has through these rows."""
-        if self.contrastive is None:
-            return {}
-        image, text = self._embedded(batch.pair)
-        total = (image.float() * batch.image_grad).sum() + (text.float() * batch.text_grad).sum()
-        return {"contrastive": Loss(total, batch.pair.contrast.sum().float())}
+        """As `pair_losses`, with what has, at the encoders' weights, the gradient of the whole batch's contrastive loss."""
+        clean, masked = self._views(batch.pair)
+        losses = {}
+        if clean is not None:
+            total = (clean[0].float() * batch.image_grad).sum() + (clean[1].float() * batch.text_grad).sum()
+            losses["contrastive"] = Loss(total, batch.pair.contrast.sum().float())
+        return losses | self.masked_losses(batch.pair, masked)
 
-    def masked_losses(self, batch: PairBatch) -> dict[str, Loss]:
-        """Masked multimodal modelling over matched rows, and matching over all."""
+    def masked_losses(self, batch: PairBatch, masked: Masked | None = None) -> dict[str, Loss]:
+        """Masked multimodal modelling over matched rows, and matching over all; `masked` is computed unless given."""
         losses: dict[str, Loss] = {}
-        if self.mmm_image is None and self.mmm_text is None and (self.itm is None or self.itm_input == "clean"):
-            fused = None
-        else:
-            fused = self.fuse_masked(batch)
-        if fused is not None and self.mmm_image is not None:
-            logits = self.mmm_image(take_rows(fused.image[:, 1:], batch.patch_positions))
-            losses["mmm_image"] = masked_prediction_loss(logits, _of_matched(batch.patch_labels, batch))
-        if fused is not None and self.mmm_text is not None:
-            logits = self.mmm_text(take_rows(fused.text, batch.token_positions))
-            losses["mmm_text"] = masked_prediction_loss(logits, _of_matched(batch.token_labels, batch))
-        if self.itm is not None:
-            seen = fused if fused is not None and self.itm_input == "masked" else self.fuse_clean(batch)
-            losses["itm"] = matching_loss(self.itm(seen.cls), batch.matched)
+        if self.looks_at_masked:
+            cls, patches, tokens = self._fused_rows(batch, masked or self._encode_masked(batch))
+            if self.mmm_image is not None:
+                labels = of_matched(batch.patch_labels, batch)
+                losses["mmm_image"] = masked_prediction_loss(self.mmm_image(patches), labels)
+            if self.mmm_text is not None:
+                labels = of_matched(batch.token_labels, batch)
+                losses["mmm_text"] = masked_prediction_loss(self.mmm_text(tokens), labels)
+            if self.itm is not None and self.itm_input == "masked":
+                losses["itm"] = matching_loss(self.itm(cls), batch.matched)
+        if self.itm is not None and self.itm_input == "clean":
+            losses["itm"] = matching_loss(self.itm(self.fuse_clean(batch).cls), batch.matched)
         return losses
+
+    @property
+    def looks_at_masked(self) -> bool:
+        """Whether any loss of a pair is of its masked view."""
+        modelled = self.mmm_image is not None or self.mmm_text is not None
+        return modelled or (self.itm is not None and self.itm_input == "masked")
 
     def fuse_masked(self, batch: PairBatch) -> Fused:
         """The fusion encoder over the masked image and the masked text."""
-        image = self.flava.image_encoder(batch.pixels, batch.masked)
-        keep = self.flava.keep(batch.masked_ids, batch.masked_keep)
-        return self._fused(image, self.flava.text_encoder(batch.masked_ids, keep), keep)
+        return self._fused(*self._encode_masked(batch))
 
     def fuse_clean(self, batch: PairBatch) -> Fused:
         """The fusion encoder over the clean image and the text of the masked pass with its words put back."""
@@ -154,6 +162,35 @@ class FlavaForPreTraining(nn.Module):
         )
         keep = self.flava.keep(ids, batch.masked_keep)
         return self._fused(self.flava.image_encoder(batch.pixels), self.flava.text_encoder(ids, keep), keep)
+
+    def _views(self, batch: PairBatch) -> tuple[tuple[Tensor, Tensor] | None, Masked | None]:
+        """The embeddings (B, E) of the clean pairs, and the states of the masked ones; None for what no loss asks for."""
+        if self.contrastive is None:
+            return None, None
+        if not self.looks_at_masked:
+            return self._embedded(batch), None
+        flava, keep = self.flava, self.flava.keep(batch.masked_ids, batch.masked_keep)
+        images = (batch.pixels, None), (batch.pixels, batch.masked)
+        texts = (batch.ids, flava.keep(batch.ids, batch.keep)), (batch.masked_ids, keep)
+        of_image, image = both_views(flava.image_encoder, *images, rows=first_rows(batch.pixels))
+        of_text, text = both_views(flava.text_encoder, *texts, rows=first_rows(batch.ids))
+        return (flava.project_image(of_image[:, 0]), flava.project_text(of_text[:, 0])), (image, text, keep)
+
+    def _encode_masked(self, batch: PairBatch) -> Masked:
+        image = self.flava.image_encoder(batch.pixels, batch.masked)
+        keep = self.flava.keep(batch.masked_ids, batch.masked_keep)
+        return image, self.flava.text_encoder(batch.masked_ids, keep), keep
+
+    def _fused_rows(self, batch: PairBatch, masked: Masked) -> tuple[Tensor, Tensor, Tensor]:
+        """The fused states of CLS_M (B, D), and of the patches and the tokens (B, K, D) that are asked for."""
+        if isinstance(self.flava, Clip):
+            raise ValueError("CLIP has no fusion encoder; its verbs are those that embed")
+        patches, tokens = batch.patch_positions, batch.token_positions
+        before = 2 + batch.masked.shape[1]  # CLS_M and the image
+        rows = torch.cat([first_rows(patches), 2 + patches, before + tokens], dim=1)
+        states = self.flava.fuse_at(*masked, rows=rows)
+        cls, of_image, of_text = torch.split(states, [1, patches.shape[1], tokens.shape[1]], dim=1)
+        return cls[:, 0], of_image, of_text
 
     def _fused(self, image: Encoded, text: Encoded, keep: Tensor) -> Fused:
         if isinstance(self.flava, Clip):
@@ -220,32 +257,6 @@ class FlavaForPreTraining(nn.Module):
 
 VERBS = ("losses", "embed_image", "embed_text", "embed_pair", "contrast", "patch_states", "match_logits", "word_logits")
 """The methods of `FlavaForPreTraining` beside forward, to be registered when it is sharded."""
-
-
-def labelled_rows(batch: Batch) -> dict[str, Tensor]:
-    """A batch -> () float32 by loss: the rows that its losses are sums over, without running the model."""
-    match batch:
-        case ImageBatch():
-            return {"mim": _count(batch.labels)}
-        case TextBatch():
-            return {"mlm": _count(batch.labels)}
-        case CachedPairBatch():
-            return labelled_rows(batch.pair)
-    image, text = (_count(_of_matched(labels, batch)) for labels in (batch.patch_labels, batch.token_labels))
-    rows = torch.full_like(image, len(batch.matched))
-    return {"mmm_image": image, "mmm_text": text, "itm": rows, "contrastive": batch.contrast.sum().float()}
-
-
-def _count(labels: Tensor) -> Tensor:
-    return (labels != IGNORE).sum().float()
-
-
-def _of_matched(labels: Tensor, batch: PairBatch) -> Tensor:
-    if batch.matched.shape != labels.shape[:1] or batch.matched.dtype != torch.bool:
-        raise ValueError(
-            f"matched is {tuple(batch.matched.shape)} {batch.matched.dtype}; one bool for each of {len(labels)} rows is due"
-        )
-    return torch.where(batch.matched[:, None], labels, IGNORE)
 
 
 def flava_for_pretraining(

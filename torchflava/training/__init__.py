@@ -19,7 +19,7 @@ from torchflava.training.optim import (
 from torchflava.training.places import Place
 from torchflava.training.precision import Scaler
 from torchflava.training.profile import Profile
-from torchflava.training.run import Run, attention_kernels, session
+from torchflava.training.run import Run, session
 from torchflava.training.saved import (
     best_checkpoint,
     checked_state,
@@ -50,7 +50,6 @@ __all__ = [
     "accumulate",
     "adamw",
     "adamw_by_depth",
-    "attention_kernels",
     "averaged",
     "best_checkpoint",
     "checked_state",

@@ -18,7 +18,7 @@ def decayed(name: str, parameter: Tensor) -> bool:
 def adamw(
     model: nn.Module, lr: float, weight_decay: float, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn, in two groups: those that decay and those that do not."""
+    """AdamW over the parameters that learn, in two groups: those that decay and those that do not; in one kernel (`fused`)."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
         raise ValueError("no parameter of the model requires a gradient; there is nothing to train")
@@ -26,7 +26,7 @@ def adamw(
         {"params": [p for name, p in named if decayed(name, p)], "weight_decay": weight_decay},
         {"params": [p for name, p in named if not decayed(name, p)], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, fused=True)
 
 
 def adamw_by_depth(
@@ -70,7 +70,7 @@ def adamw_by_depth(
         }
         for (depth, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return torch.optim.AdamW(told, lr=lr, betas=betas, eps=eps)
+    return torch.optim.AdamW(told, lr=lr, betas=betas, eps=eps, fused=True)
 
 
 def warmup_cosine(step: int, *, steps: int, warmup_steps: int, lr: float, final_lr: float = 0.0) -> float:

@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +11,9 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchflava.distributed import rank, world_size
 from torchflava.training.fsdp import mesh_of
-
-_SHORT = 128  # tokens up to which plain matmuls are the faster attention in bf16 on the CPU
 
 
 class Run(NamedTuple):
@@ -67,22 +64,6 @@ def session(seed: int, device: str = "auto") -> Iterator[Run]:
         yield Run(rank(), world_size(), chosen, mesh_of(chosen))
     finally:
         dist.destroy_process_group()
-
-
-def attention_kernels(device: torch.device, precision: str, num_tokens: int) -> AbstractContextManager[None]:
-    """Where attention runs on the kernels that suit: plain matmuls for short bf16 on the CPU, else torch's choice.
-
-    Torch's fused kernel takes 2.9 to 1.1 times as long on the CPU in bf16 at 17 to 77 tokens, and less from 197 on
-    (benchmarks/results/attention.md; docs/decisions/0006).
-
-    Args:
-        device: where the model runs.
-        precision: fp32 or bf16.
-        num_tokens: the most that attention sees at once.
-    """
-    if device.type == "cpu" and precision == "bf16" and num_tokens <= _SHORT:
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
 
 
 def _device(device: str) -> torch.device:
