@@ -97,9 +97,7 @@ def settled(config: Config) -> Config:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.clock == "processor" and (device != "cpu" or config.threads != 1):
-        raise SystemExit(
-            "--clock processor adds up the seconds of all threads, and knows no GPU: give --device cpu --threads 1"
-        )
+        raise SystemExit("--clock processor adds up all threads and knows no GPU: give --device cpu --threads 1")
     width = config.product or (16_384 if device == "cuda" else 4_096)
     return Config(**vars(config) | {"device": device, "product": width})
 
@@ -114,7 +112,8 @@ def file_name(config: Config) -> str:
 def shape_of(config: Config, *, reads: bool) -> Shape:
     """Of the batches."""
     size = config.read_batch if reads else config.batch_size
-    return Shape(config.size, config.image_size, config.patch_size, size, config.text_length, config.codebook_width)
+    sides = config.image_size, config.patch_size
+    return Shape(config.size, *sides, size, config.text_length, config.codebook_width)
 
 
 def work_of(config: Config, side: str, precision: str, *, reads: bool) -> Work:
@@ -171,6 +170,7 @@ def weigh(config: Config, measured: Measured, precision: str) -> None:
     for side in ("ours", *PEERS):
         with Process(work_of(config, side, precision, reads=False)) as process:
             measured.memory[side, precision] = process.ask("memory", Case("pair", "online", False, precision))
+        print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
 
 
 def goals(config: Config, measured: Measured) -> Iterator[Goal]:
@@ -243,9 +243,9 @@ def page(config: Config, measured: Measured) -> Iterator[str]:
     yield from facts(config.device, threads=config.threads, packages=("transformers", "torchmultimodal-nightly"))
     yield from ("", *NOTES, told(config), "")
     yield from (*table(goals(config, measured)), "")
-    if measured.rates:
+    if any(measured.rates.values()):
         named = (f"{statistics.median(r) / 1e9:,.0f} GFLOP/s in {p}" for p, r in measured.rates.items() if r)
-        yield from (f"The machine's product of {config.product} x {config.product}: {', '.join(named)} (medians).", "")
+        yield from (f"The machine's product of {config.product}²: {', '.join(named)} (medians).", "")
     if measured.times:
         yield from (*all_times(measured.times), "")
     if measured.memory:
@@ -288,10 +288,10 @@ def all_times(times: Times) -> Iterator[str]:
 
 def all_memory(memory: dict[tuple[str, str], dict[str, float]]) -> Iterator[str]:
     """In MB."""
-    yield from ("| memory, step of pairs | before, MB | most, MB | more, MB |", "|---|--:|--:|--:|")
-    for (side, precision), found in memory.items():
-        before, most = found["before"], found["most"]
-        yield f"| {side}, {precision} | {before:,.0f} | {most:,.0f} | {most - before:,.0f} |"
+    yield from ("| memory, step of pairs, MB | before | most | more | of it gradients |", "|---|--:|--:|--:|--:|")
+    for (side, precision), of in memory.items():
+        numbers = (of["before"], of["most"], of["most"] - of["before"], of["gradients"])
+        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} |"
 
 
 if __name__ == "__main__":

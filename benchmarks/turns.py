@@ -132,7 +132,9 @@ def answers(work: Work, side: Any) -> dict[str, Callable[..., Any]]:
         before = from_now_on(work.device)
         step(case)
         wait(work.device)
-        return {"before": before, "most": most(work.device)}
+        found = {"before": before, "most": most(work.device)}
+        gradients = [x.grad for x in side.model.parameters() if x.grad is not None]
+        return found | {"gradients": sum(x.numel() * x.element_size() for x in gradients) / 1e6}
 
     return {
         "seconds": lambda case: timed(lambda: step(Case(*case))),

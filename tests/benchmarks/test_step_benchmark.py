@@ -231,7 +231,7 @@ class Stand:
         pass
 
     def ask(self, what: str, *about: Any) -> Any:
-        more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side]}
+        more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side], "gradients": 7.0}
         return {"seconds": SECONDS[self.side], "memory": more, "rate": 1e9}[what]
 
 
@@ -252,6 +252,24 @@ def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPat
     assert f"| {share:.2f} |" in lines["share of the machine's rate, step of the mixture, codes given, bf16"]
 
 
+def test_goals_of_a_gpu_are_others() -> None:
+    measured = step.Measured({}, {"bf16": []}, {})
+    told = {
+        goal.what: goal.goal
+        for goal in step.goals(step.Config(device="cuda", compiled=True, precisions=("bf16",)), measured)
+    }
+    assert told["step of the mixture, codes online, bf16"] == 2.0
+    assert told["step of images, codes online, bf16"] == 1.25
+    assert told["share of the machine's rate, step of the mixture, codes given, bf16"] == 0.5
+    assert step.file_name(step.Config(device="cuda", compiled=True)) == "step-cuda-compiled.md"
+
+
+def test_the_processors_seconds_are_told_of_one_thread_only() -> None:
+    assert step.settled(step.Config(clock="processor", threads=1, device="cpu")).clock == "processor"
+    with pytest.raises(SystemExit, match="--threads 1"):
+        step.settled(step.Config(clock="processor", device="cpu"))
+
+
 @pytest.mark.parametrize("reads", [False, True])
 def test_every_side_answers(side: str, reads: bool) -> None:
     work = turns.Work(side, reads, "bf16", SHAPE)
@@ -260,7 +278,10 @@ def test_every_side_answers(side: str, reads: bool) -> None:
         cases = step.read_cases("bf16") if reads else [*step.step_cases("bf16"), *step.user_cases()]
         assert all(can["seconds"](list(case)) > 0 for case in cases)
         assert can["rate"](64, "fp32") > 0
-        assert reads or can["memory"](list(cases[0]))["most"] > 0
+        if not reads:
+            found = can["memory"](list(cases[0]))
+            assert found["most"] >= found["before"] > 0
+            assert found["gradients"] == 4e-6 * sum(x.numel() for x in made.model.parameters() if x.grad is not None)
 
 
 @pytest.mark.parametrize("name", ["embed_image", "embed_text"])
