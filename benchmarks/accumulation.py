@@ -9,7 +9,6 @@ processor's, on one thread, as the cores are shared; sides take turns and median
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
+from machine import ROOT, commit, processor
 
-ROOT = Path(__file__).parents[1]
 ALL = 8192
 
 
@@ -266,12 +265,7 @@ def facts() -> Iterator[str]:
     """Where it was measured."""
     import torch
 
-    told = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    listed = [line.partition(":")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    cpu = (listed or [platform.machine()])[0].strip()
-    yield f"{os.cpu_count()} x {cpu}, one thread, shared with others; torch {torch.__version__}, commit {told.stdout.strip()};"
+    yield f"{os.cpu_count()} x {processor()}, one thread, shared with others; torch {torch.__version__}, commit {commit()};"
     yield "`python benchmarks/accumulation.py`. MB and GB are decimal. That the gradients are the same is tested"
     yield "(tests/training/test_accumulate.py). Weights, gradients and the batch, there before, are not counted on either side."
 

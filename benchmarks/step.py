@@ -1,184 +1,297 @@
-"""How fast a training step is beside transformers' FLAVA: `python benchmarks/step.py --size small --precision fp32`.
+"""Ours beside transformers' and TorchMultimodal's FLAVA in speed and memory: `python benchmarks/step.py`; half an hour at base.
 
-Both models have the same sizes and see the same samples, captions of 8 to 24 tokens: ours trims them to the batch's longest,
-transformers' is fed as its users feed it, padded to 77. Codes are given to both, so no codebook runs. The two take turns,
-and the ratio of medians counts: absolute times differ by a factor of two between runs on a shared machine.
+Steps of pairs, images and texts, forward and backward with all losses; reading (embedding and classifying); the most memory of
+a step of pairs; and the share of what the machine's own matrix product does. `drawn.py` has the samples, `sides.py` how each
+side is built and fed, `needed.py` what is counted, `goals.py` the goals. Sides are processes that take turns, for absolute times
+differ by a factor of two from hour to hour on a shared machine. On a GPU: the same command, and `--compiled` once more.
 """
 
-import platform
 import statistics
-import subprocess
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
-from torch import Tensor, nn
-from transformers import FlavaConfig
-from transformers import FlavaForPreTraining as TheirFlava
+from drawn import Case, Shape, drawn
+from goals import Goal, table, weighted
+from machine import facts
+from needed import needed_flops
+from turns import Process, Work
 
-from torchflava.batch import Batch, ImageBatch, PairBatch, TextBatch
-from torchflava.losses import LOSSES, mean_losses, weighted_sum
-from torchflava.models import SIZES, flava_for_pretraining, flava_model
-
-PADDED = 77  # tokens, in facebookresearch/multimodal@3c2a85a, examples/flava/data/transforms.py
+PEERS = ("transformers", "TorchMultimodal")
+Precision = Literal["fp32", "bf16"]
+Times = dict[tuple[str, Case], list[float]]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Compare a step's time."""
+    """Compare steps, reading and memory."""
 
-    size: str = "small"
-    image_size: int = 96
+    size: str = "base"
+    image_size: int = 224
     patch_size: int = 16
-    batch_size: int = 16
-    turns: int = 7
-    """Steps of each, after one to warm up."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is autocast in both."""
+    batch_size: int = 8
+    text_length: int = 128
+    """Tokens of a text without an image, all of them words; the paper's 512 take four times as long."""
+    codebook_width: int = 256
+    read_batch: int = 32
+    """Images or captions read at once."""
+    turns: int = 5
+    """After one to warm up."""
+    precisions: tuple[Precision, ...] = ("bf16", "fp32")
+    """bf16 is autocast in the peers and in reading; our steps cast weights as training does."""
+    parts: tuple[Literal["steps", "memory", "reading"], ...] = ("steps", "memory", "reading")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     """0 leaves torch's choice."""
+    compiled: bool = False
+    """torch.compile: ours block by block, as training does, theirs as a whole."""
+    sharded: bool = True
+    """Our steps as `recipes/pretrain.py` runs them; else a plain module under autocast."""
+    optimizer: bool = False
+    """A step of AdamW too."""
+    clock: Literal["wall", "processor"] = "wall"
+    """processor: the processor's seconds, for a machine that others use too; with `--threads 1`, on the CPU."""
+    product: int = 0
+    """Width of the matrices whose product tells the machine's rate; 0 is 4,096 on the CPU and 16,384 on a GPU."""
     out: str = "benchmarks/results"
 
 
-def theirs(config: Config) -> nn.Module:
-    """transformers' model of the same sizes, with its codebook left out."""
-    width, depth, num_heads, hidden, fusion_depth, embed_dim = SIZES[config.size]
-    tower = {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": num_heads,
-        "intermediate_size": hidden,
-    }
-    return TheirFlava(
-        FlavaConfig(
-            image_config=tower | {"image_size": config.image_size, "patch_size": config.patch_size},
-            text_config=tower,
-            multimodal_config=tower | {"num_hidden_layers": fusion_depth},
-            image_codebook_config={"hidden_size": 8, "num_groups": 4},
-            hidden_size=width,
-            projection_dim=embed_dim,
-            skip_unmasked_multimodal_encoder=True,
-        )
-    )
+@dataclass
+class Measured:
+    """All numbers of a run."""
 
-
-def samples(config: Config) -> dict[str, Tensor]:
-    """Random samples of the real lengths."""
-    draw = torch.Generator().manual_seed(0)
-    n, num_patches = config.batch_size, (config.image_size // config.patch_size) ** 2
-    lengths = torch.randint(8, 25, (n,), generator=draw)
-    keep = torch.arange(PADDED) < lengths[:, None]
-    ids = torch.randint(1000, 30000, (n, PADDED), generator=draw) * keep
-    order = torch.rand(n, num_patches, generator=draw).argsort(1)
-    return {
-        "pixels": torch.randn(n, 3, config.image_size, config.image_size, generator=draw),
-        "masked": order < round(num_patches * 75 / 196),
-        "codes": torch.randint(8192, (n, num_patches), generator=draw),
-        "ids": ids,
-        "keep": keep,
-        "hidden": (torch.rand(n, PADDED, generator=draw) < 0.15) & keep,
-    }
-
-
-def our_batch(s: dict[str, Tensor], kind: str) -> Batch:
-    """The samples as our loader would give them."""
-    longest = int(s["keep"].sum(1).max())
-    ids, keep, hidden = (s[name][:, :longest] for name in ("ids", "keep", "hidden"))
-    masked_ids = ids.masked_fill(hidden, 103)
-    patches = s["masked"].nonzero()[:, 1].view(len(ids), -1)
-    patch_labels = s["codes"].gather(1, patches)
-    most = int(hidden.sum(1).max())
-    tokens = hidden.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    labels = torch.where(hidden.gather(1, tokens), ids.gather(1, tokens), -100)
-    if kind == "image":
-        return ImageBatch(s["pixels"], s["masked"], patches, patch_labels)
-    if kind == "text":
-        return TextBatch(masked_ids, keep, tokens, labels)
-    yes = torch.ones(len(ids), dtype=torch.bool)
-    return PairBatch(
-        s["pixels"], s["masked"], patches, patch_labels, ids, keep, masked_ids, keep, tokens, labels, yes, yes
-    )
-
-
-def their_inputs(s: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """The same samples as transformers' processor would give them."""
-    image = {"pixel_values": s["pixels"], "bool_masked_pos": s["masked"], "mim_labels": s["codes"]}
-    text = {
-        "input_ids_masked": s["ids"].masked_fill(s["hidden"], 103),
-        "attention_mask": s["keep"].long(),
-        "mlm_labels": s["ids"].masked_fill(~s["hidden"], -100),
-    }
-    if kind == "image":
-        return image
-    text["input_ids"] = s["ids"]
-    return text if kind == "text" else image | text | {"itm_labels": torch.ones(len(s["ids"]), dtype=torch.long)}
-
-
-def our_step(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
-    return lambda: weighted_sum(mean_losses(model(batch)), dict.fromkeys(LOSSES, 1.0))
-
-
-def their_step(model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
-    # mim_labels are changed in place by transformers' forward, so each call gets its own.
-    return lambda: model(**{k: v.clone() for k, v in inputs.items()}, return_loss=True).loss
-
-
-def timed(step: Callable[[], Tensor], model: nn.Module, precision: str) -> float:
-    """Seconds of a forward and backward."""
-    began = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        loss = step()
-    loss.backward()
-    model.zero_grad(set_to_none=True)
-    return time.perf_counter() - began
-
-
-def compare(config: Config) -> list[str]:
-    """A row for each kind of batch."""
-    torch.manual_seed(0)
-    flava = flava_model(config.size, image_size=config.image_size, patch_size=config.patch_size)
-    ours, other, drawn = flava_for_pretraining(flava), theirs(config), samples(config)
-    rows = []
-    for kind in ("pair", "image", "text"):
-        steps = (our_step(ours, our_batch(drawn, kind)), ours), (their_step(other, their_inputs(drawn, kind)), other)
-        seconds: list[list[float]] = [[], []]
-        for turn in range(config.turns + 1):
-            for which, (step, model) in enumerate(steps):
-                took = timed(step, model, config.precision)
-                if turn:
-                    seconds[which].append(took)
-        mine, their = (statistics.median(s) for s in seconds)
-        spread = max(max(s) / min(s) for s in seconds)
-        rows.append(f"| {kind} | {mine:.3f} | {their:.3f} | {their / mine:.2f} | {spread:.2f} |")
-    return rows
+    times: Times
+    """Seconds by side and case, turn by turn."""
+    rates: dict[str, list[float]]
+    """Operations a second of the machine's product by precision, turn by turn."""
+    memory: dict[tuple[str, str], dict[str, float]]
+    """MB by side and precision: `before` the step, and the `most` in it."""
 
 
 def main(config: Config) -> None:
-    """Print the table and write it to a file."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    rows = compare(config)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    head = [
-        f"# Step time: {config.size}, {config.image_size} px, batch {config.batch_size}, {config.precision}",
-        "",
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {commit}; "
-        f"medians of {config.turns} alternating steps, forward and backward, codes given.",
-        "",
-        "| batch | ours, s | transformers, s | ratio | spread |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    text = "\n".join([*head, *rows]) + "\n"
+    """Print the page and write it."""
+    config, measured = settled(config), Measured(defaultdict(list), defaultdict(list), {})
+    for precision in config.precisions:
+        if "steps" in config.parts:
+            take_turns(config, measured, precision, reads=False)
+        if "reading" in config.parts:
+            take_turns(config, measured, precision, reads=True)
+        if "memory" in config.parts:
+            weigh(config, measured, precision)
+    text = "\n".join(page(config, measured)) + "\n"
     print(text)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"step-{config.size}-{config.precision}.md").write_text(text)
+    (folder / file_name(config)).write_text(text)
+
+
+def settled(config: Config) -> Config:
+    """The device found, and the product's width chosen."""
+    import torch
+
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.clock == "processor" and (device != "cpu" or config.threads != 1):
+        raise SystemExit("--clock processor adds up all threads and knows no GPU: give --device cpu --threads 1")
+    width = config.product or (16_384 if device == "cuda" else 4_096)
+    return Config(**vars(config) | {"device": device, "product": width})
+
+
+def file_name(config: Config) -> str:
+    """`step.md` for the size base on the CPU; otherwise with what differs."""
+    differs = [config.size if config.size != "base" else "", config.device if config.device != "cpu" else ""]
+    differs += ["compiled" if config.compiled else "", "" if config.sharded else "plain"]
+    return "-".join(["step", *filter(None, differs)]) + ".md"
+
+
+def shape_of(config: Config, *, reads: bool) -> Shape:
+    """Of the batches."""
+    size = config.read_batch if reads else config.batch_size
+    sides = config.image_size, config.patch_size
+    return Shape(config.size, *sides, size, config.text_length, config.codebook_width)
+
+
+def work_of(config: Config, side: str, precision: str, *, reads: bool) -> Work:
+    """For a process."""
+    shape = shape_of(config, reads=reads)
+    options = {
+        "compiled": config.compiled,
+        "sharded": config.sharded,
+        "optimizer": config.optimizer,
+        "clock": config.clock,
+    }
+    return Work(side, reads, precision, shape, config.device, config.threads, **options)
+
+
+def step_cases(precision: str) -> list[Case]:
+    """All sides trimmed alike."""
+    images = [Case(kind, codes, False, precision) for kind in ("pair", "image") for codes in ("online", "given")]
+    return [*images, Case("text", precision=precision)]
+
+
+def user_cases() -> list[Case]:
+    """The peers as their users run them."""
+    return [Case("pair", "online", True), Case("image", "online", True), Case("text", padded=True)]
+
+
+def read_cases(precision: str) -> list[Case]:
+    """What is read."""
+    return [Case(kind, precision=precision) for kind in ("embed_image", "embed_text", "classify")]
+
+
+def take_turns(config: Config, measured: Measured, precision: str, *, reads: bool) -> None:
+    """All cases of a precision, side after side, again and again."""
+    with ExitStack() as stack:
+        sides = {
+            side: stack.enter_context(Process(work_of(config, side, precision, reads=reads)))
+            for side in ("ours", *PEERS)
+        }
+        asked = [(side, case) for case in (read_cases if reads else step_cases)(precision) for side in sides]
+        if not reads and precision == config.precisions[0]:
+            asked += [(side, case) for case in user_cases() for side in PEERS]
+        for turn in range(config.turns + 1):
+            if not reads:
+                found = sides["ours"].ask("rate", config.product, precision)
+                measured.rates[precision] += [found] if turn else []
+            for side, case in asked:
+                took = sides[side].ask("seconds", case)
+                if turn:  # the first warms up
+                    measured.times[side, case].append(took)
+            print(f"{precision} {'reading' if reads else 'steps'}: turn {turn} of {config.turns}", flush=True)
+
+
+def weigh(config: Config, measured: Measured, precision: str) -> None:
+    """The most memory of a step of pairs, each side in a new process."""
+    for side in ("ours", *PEERS):
+        with Process(work_of(config, side, precision, reads=False)) as process:
+            measured.memory[side, precision] = process.ask("memory", Case("pair", "online", False, precision))
+        print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
+
+
+def goals(config: Config, measured: Measured) -> Iterator[Goal]:
+    """Those of issue 7 that this benchmark measures."""
+    factor = {"mixture online": 1.4, "mixture given": 1.7, "image online": 1.25, "image given": 1.8}
+    for precision in config.precisions:
+        for name, goal in factor.items():
+            kind, codes = name.split()
+            if config.compiled and config.device == "cuda" and kind == "mixture":
+                goal = 2.0
+            told = f"step of {'the mixture' if kind == 'mixture' else 'images'}, codes {codes}, {precision}"
+            of = [seconds(measured.times, side, kind, codes, precision=precision) for side in ("ours", *PEERS)]
+            yield Goal(told, goal, of[0], dict(zip(PEERS, of[1:], strict=True)))
+    first = config.precisions[0]
+    mine = seconds(measured.times, "ours", "mixture", "online", precision=first)
+    users = {side: seconds(measured.times, side, "mixture", "online", precision="fp32", padded=True) for side in PEERS}
+    yield Goal(
+        f"step of the mixture, codes online, {first} beside the peers in fp32 with captions padded to 77",
+        3.0,
+        mine,
+        users,
+    )
+    yield from memory_goals(config, measured)
+    for precision in config.precisions:
+        for case in read_cases(precision):
+            peers = {side: measured.times.get((side, case), []) for side in PEERS}
+            yield Goal(f"{case.kind}, {precision}", 1.5, measured.times.get(("ours", case), []), peers)
+    for precision in config.precisions:
+        for codes in ("online", "given"):
+            told = f"share of the machine's rate, step of the mixture, codes {codes}, {precision}"
+            yield Goal(
+                told, 0.5 if config.device == "cuda" else 0.75, shares(config, measured, codes, precision), {}, ""
+            )
+
+
+def memory_goals(config: Config, measured: Measured) -> Iterator[Goal]:
+    """Of the step of pairs, beyond what was there before it."""
+    for precision in config.precisions:
+        more = {
+            side: [found["most"] - found["before"]]
+            for side in ("ours", *PEERS)
+            if (found := measured.memory.get((side, precision)))
+        }
+        peers = {side: more.get(side, []) for side in PEERS}
+        yield Goal(f"memory of the step of pairs, {precision}", 0.5, more.get("ours", []), peers, "MB", at_most=True)
+
+
+def seconds(times: Times, side: str, kind: str, codes: str, *, precision: str, padded: bool = False) -> Sequence[float]:
+    """Turn by turn, of a kind or of the mixture."""
+    of = {
+        name: times.get((side, Case(name, "-" if name == "text" else codes, padded, precision)), [])
+        for name in ("pair", "image", "text")
+    }
+    return weighted(of) if kind == "mixture" else of[kind]
+
+
+def shares(config: Config, measured: Measured, codes: str, precision: str) -> list[float]:
+    """Needed operations of the mixture's step over what the machine's product does in that time, turn by turn."""
+    shape = shape_of(config, reads=False)
+    samples = drawn(shape)
+    cases = {kind: Case(kind, "-" if kind == "text" else codes) for kind in ("pair", "image", "text")}
+    (needed,) = weighted({kind: [needed_flops(shape, samples, case)] for kind, case in cases.items()})
+    took = seconds(measured.times, "ours", "mixture", codes, precision=precision)
+    return [needed / one / rate for one, rate in zip(took, measured.rates[precision], strict=False)]
+
+
+def page(config: Config, measured: Measured) -> Iterator[str]:
+    """The report."""
+    yield from (f"# benchmarks/step.py: {config.size}, {config.image_size} px, batch {config.batch_size}", "")
+    yield from facts(config.device, threads=config.threads, packages=("transformers", "torchmultimodal-nightly"))
+    yield from ("", *NOTES, told(config), "")
+    yield from (*table(goals(config, measured)), "")
+    if any(measured.rates.values()):
+        named = (f"{statistics.median(r) / 1e9:,.0f} GFLOP/s in {p}" for p, r in measured.rates.items() if r)
+        yield from (f"The machine's product of {config.product}²: {', '.join(named)} (medians).", "")
+    if measured.times:
+        yield from (*all_times(measured.times), "")
+    if measured.memory:
+        yield from all_memory(measured.memory)
+
+
+NOTES = (
+    "Medians of turns in which the sides followed each other. The mixture is .70 pairs, .15 images, .15 texts. All sides have",
+    "one size, the same samples and the same losses (tests/benchmarks holds their values and labelled rows beside each other):",
+    "captions of 8 to 24 tokens, trimmed to the batch's longest unless padded; texts that fill their rows. Codes online: the",
+    "dVAE runs in the step, in the precision in which each side runs it. Codes given: transformers gets them as `mim_labels`,",
+    "TorchMultimodal, which takes none, through a codebook that hands them on. Ours starts from the loader's bytes, with",
+    "`prepare` in the step; the peers get normalised floats. A text step of transformers leaves out the clean text, which no",
+    "loss reads, unless its users' processor is followed (padded). Needed operations: benchmarks/needed.py. Memory is the most",
+    "during one forward and backward, gradients included, above what was there before: model, codebook and process.",
+)
+
+
+def told(config: Config) -> str:
+    """The settings that shape the numbers."""
+    how = "as recipes/pretrain.py runs them (one rank)" if config.sharded else "a plain module under autocast"
+    words = f"{config.turns} turns. Our steps: {how}. Texts of {config.text_length} tokens. Reading {config.read_batch} at once."
+    return (
+        words
+        + (" Compiled." if config.compiled else "")
+        + (" With AdamW." if config.optimizer else "")
+        + (" Seconds are the processor's." if config.clock == "processor" else "")
+    )
+
+
+def all_times(times: Times) -> Iterator[str]:
+    """Medians in seconds, with the least and the greatest."""
+    yield from (f"| seconds | ours | {' | '.join(PEERS)} |", "|---|--:|--:|--:|")
+    for case in dict.fromkeys(case for _, case in times):
+        found = [times.get((side, case)) for side in ("ours", *PEERS)]
+        cells = [f"{statistics.median(t):.3f} ({min(t):.3f} to {max(t):.3f})" if t else "" for t in found]
+        words = [case.kind, *([f"codes {case.codes}"] if case.codes != "-" else []), case.precision]
+        yield f"| {', '.join(words + (['padded'] if case.padded else []))} | {' | '.join(cells)} |"
+
+
+def all_memory(memory: dict[tuple[str, str], dict[str, float]]) -> Iterator[str]:
+    """In MB."""
+    yield from ("| memory, step of pairs, MB | before | most | more | of it gradients |", "|---|--:|--:|--:|--:|")
+    for (side, precision), of in memory.items():
+        numbers = (of["before"], of["most"], of["most"] - of["before"], of["gradients"])
+        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} |"
 
 
 if __name__ == "__main__":

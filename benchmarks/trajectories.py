@@ -9,7 +9,6 @@ the first steps, which are then lost; one run begins far too high on purpose, be
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from machine import ROOT, commit, processor
+
 Record = dict[str, float]
 MADE_BY = "python benchmarks/trajectories.py"
 
@@ -138,20 +138,8 @@ def facts() -> dict[str, str]:
     """Where the runs were made."""
     import torch
 
-    told = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    return {"commit": told.stdout.strip(), "torch": torch.__version__, "machine": f"{os.cpu_count()} x {cpu()}"}
-
-
-def cpu() -> str:
-    """The processor's name, and what torch uses of it."""
-    import torch
-
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text().splitlines() if listed.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    cpu = f"{processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    return {"commit": commit(), "torch": torch.__version__, "machine": f"{os.cpu_count()} x {cpu}"}
 
 
 def as_text(kept: Mapping[str, str], runs: Mapping[str, Sequence[Record]]) -> str:

@@ -1,0 +1,188 @@
+"""One side of `step.py` in a process of its own, which does what it is told line by line, so that sides can take turns.
+
+So each has its own memory, whose peak can be read, and its own settings; while one works, the others wait.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drawn import Case, Shape
+
+
+class Work(NamedTuple):
+    """What a process is there for."""
+
+    side: str
+    """A key of `sides.SIDES`."""
+    reads: bool
+    """Whether it reads, or trains."""
+    precision: str
+    shape: Shape
+    device: str = "cpu"
+    threads: int = 0
+    """Of torch; 0 leaves torch's choice."""
+    compiled: bool = False
+    sharded: bool = True
+    """Ours, in steps: as trained; else a plain module under autocast."""
+    optimizer: bool = False
+    """A step of AdamW too."""
+    clock: str = "wall"
+    """Or processor: the seconds that this process had, which others on the machine do not lengthen; for one thread."""
+
+
+class Process:
+    """`Work` in a process of its own; a context, which ends it.
+
+    Raises:
+        RuntimeError: with what the process said, if it ends by itself.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in __exit__
+        words = json.dumps(work._replace(shape=tuple(work.shape)))
+        pipe = subprocess.PIPE
+        env = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, words], stdin=pipe, stdout=pipe, stderr=self._said, text=True, env=env
+        )
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._said.close()
+
+    def ask(self, what: str, *about: Any) -> Any:
+        """What `answers` has under that name, of these."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps([what, *about]), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            self._said.seek(0)
+            raise RuntimeError(f"the process of {self._process.args[2]} ended:\n{self._said.read()[-4000:]}")
+        return json.loads(answer)
+
+
+def serve(work: Work) -> None:
+    """Answer the lines on the standard input until it ends."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    import torch
+    from sides import SIDES
+
+    if work.threads:
+        torch.set_num_threads(work.threads)
+    make = SIDES[work.side][work.reads]
+    options = {} if work.reads or work.side != "ours" else {"sharded": work.sharded}
+    with make(work.shape, work.precision, device=work.device, compiled=work.compiled, **options) as side:
+        can = answers(work, side)
+        for line in sys.stdin:
+            what, *about = json.loads(line)
+            print(json.dumps(can[what](*about)), file=answer, flush=True)
+
+
+def answers(work: Work, side: Any) -> dict[str, Callable[..., Any]]:
+    """By name: `seconds` of a case, `memory` in MB of a case, `rate` of a product in operations a second."""
+    import torch
+
+    clock = time.process_time if work.clock == "processor" else time.perf_counter
+    optimizer = torch.optim.AdamW(side.model.parameters(), lr=1e-5, weight_decay=0.1) if work.optimizer else None
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+    def step(case: Case) -> None:
+        loss = side.run(case)
+        if not work.reads:
+            loss.backward()
+            if optimizer is not None:
+                optimizer.step()
+
+    def timed(do: Callable[[], Any]) -> float:
+        wait(work.device)
+        began = clock()
+        do()
+        wait(work.device)
+        took = clock() - began
+        side.model.zero_grad(set_to_none=True)
+        return took
+
+    def memory(case: Case) -> dict[str, float]:
+        gc.collect()
+        before = from_now_on(work.device)
+        step(case)
+        wait(work.device)
+        found = {"before": before, "most": most(work.device)}
+        gradients = [x.grad for x in side.model.parameters() if x.grad is not None]
+        return found | {"gradients": sum(x.numel() * x.element_size() for x in gradients) / 1e6}
+
+    return {
+        "seconds": lambda case: timed(lambda: step(Case(*case))),
+        "memory": lambda case: memory(Case(*case)),
+        "rate": lambda width, precision: rate(
+            torch.randn(width, width, dtype=dtypes[precision], device=work.device), timed
+        ),
+    }
+
+
+def rate(a: Any, timed: Callable[[Callable[[], Any]], float]) -> float:
+    """Operations a second of a square matrix's product with itself, the best of five: what the machine can do just now."""
+    product = partial(a.mm, a)
+    return 2 * len(a) ** 3 / min([timed(product) for _ in range(6)][1:])
+
+
+def wait(device: str) -> None:
+    """Until a GPU has done what it was given."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def from_now_on(device: str) -> float:
+    """Forget how much memory was taken at most; what is now, in MB."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    return most(device)
+
+
+def most(device: str) -> float:
+    """The most memory that was taken, in MB: by CUDA's allocator, or resident (Linux's VmHWM, which can be set back)."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS, in bytes
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    serve(Work(*given)._replace(shape=Shape(*given[3])))
