@@ -1,21 +1,19 @@
-"""How long torch's own attention takes beside plain matmuls on the CPU: `python benchmarks/attention.py`.
+"""How long torch's own attention takes beside plain products on the CPU: `python benchmarks/attention.py`.
 
-One pre-norm block, forward and backward, at the widths and lengths that recipes use. The two take turns; the ratio of the least
-times counts, in seconds of the processor, for a shared machine is never quiet. The table says where
-`torchflava.training.attention_kernels` may choose plain matmuls.
+One pre-norm block, forward and backward, and forward alone, at the widths and lengths that recipes use. The two take turns; the
+ratio of the least times counts, in seconds of the processor, for a shared machine is never quiet. The table says where
+`torchflava.layers.attend` takes plain products (docs/decisions/0006).
 """
 
 import platform
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from torchflava.layers import transformer
+from torchflava.layers import attend, transformer
 
 SHAPES = (
     (128, 4, 17, 64),
@@ -37,32 +35,44 @@ class Config:
     out: str = "benchmarks/results"
 
 
-def seconds(block: torch.nn.Module, x: torch.Tensor, plain: bool) -> float:
-    """Of the processor, for a forward and a backward pass."""
-    with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-        began = time.process_time()
-        block(x).float().square().mean().backward()
-        return time.process_time() - began
+def seconds(block: torch.nn.Module, x: torch.Tensor, *, plain: bool, learn: bool) -> float:
+    """Of the processor, for a forward pass, and a backward one where the block is to learn."""
+    chosen = attend._by_products
+    attend._by_products = lambda q: plain
+    try:
+        with torch.set_grad_enabled(learn):
+            began = time.process_time()
+            y = block(x)
+            if learn:
+                y.float().square().mean().backward()
+            return time.process_time() - began
+    finally:
+        attend._by_products = chosen
 
 
 def main(config: Config) -> None:
     """Print the table and write it."""
     torch.set_num_threads(1)
     lines = [
-        "| width | heads | tokens | batch | precision | own, ms | plain, ms | own / plain |",
-        "|--:|--:|--:|--:|:--|--:|--:|--:|",
+        "| width | heads | tokens | batch | precision | pass | torch's, ms | products, ms | torch's / products |",
+        "|--:|--:|--:|--:|:--|:--|--:|--:|--:|",
     ]
     for width, heads, tokens, batch in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
             block = transformer(width, 1, heads).to(dtype)
             x = torch.randn(batch, tokens, width, dtype=dtype)
-            times = [(seconds(block, x, False), seconds(block, x, True)) for _ in range(config.turns + 1)][1:]
-            own, plain = (1e3 * min(column) for column in zip(*times, strict=True))
-            name = str(dtype).removeprefix("torch.")
-            lines.append(
-                f"| {width} | {heads} | {tokens} | {batch} | {name} | {own:.1f} | {plain:.1f} | {own / plain:.2f} |"
-            )
-            print(lines[-1], flush=True)
+            for learn in (True, False):
+                ways = [
+                    [seconds(block, x, plain=plain, learn=learn) for plain in (False, True)]
+                    for _ in range(config.turns + 1)
+                ]
+                own, plain = (1e3 * min(column) for column in zip(*ways[1:], strict=True))
+                name, passes = str(dtype).removeprefix("torch."), "both" if learn else "forward"
+                lines.append(
+                    f"| {width} | {heads} | {tokens} | {batch} | {name} | {passes} | {own:.1f} | {plain:.1f} | "
+                    f"{own / plain:.2f} |"
+                )
+                print(lines[-1], flush=True)
     where = f"torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, one thread"
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
