@@ -145,6 +145,8 @@ class _Page(NamedTuple):
 
 def _nearest(images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """(Q, E), (C, E) of length 1 -> (Q,): the nearest class; of equally near ones the first."""
+    if not torch.isfinite(images).all():
+        raise ValueError("embeddings of images hold numbers that are not finite; look at the model that made them")
     return torch.cat([(part @ classes.T).argmax(1) for part in images.split(4096)])
 
 
