@@ -20,6 +20,8 @@ from torchflava.evaluation import Recalls, embed_over_ranks, reranked_retrieval,
 from torchflava.tasks import Captioned, read_captioned, read_image
 
 _KS = (1, 5, 10)
+_SIZES = {"flickr30k": (1000, 5000), "coco": (5000, 25000)}
+"""Images and captions of Karpathy's test splits, by the scorecard's names."""
 
 
 def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
@@ -32,9 +34,11 @@ def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
     num_images, num_texts = len(captioned.images), len(captioned.texts)
     task = captioned.name if captioned.split in ("", "test") else f"{captioned.name}_{captioned.split}"
     told: dict[str, Any] = {"protocol": "zero-shot", "split": captioned.split, "captions": config.captions}
-    told |= {"num_images": num_images, "num_texts": num_texts}
+    due = _SIZES.get(task, (num_images, num_texts))
+    told |= {"num_images": num_images, "num_texts": num_texts, "whole": (num_images, num_texts) == due}
     if feeder.run.leads:
-        print(f"{task}: {num_images} images and {num_texts} captions", flush=True)
+        part = "" if told["whole"] else f" (of {due[0]} and {due[1]}); the number compares with no paper's"
+        print(f"{task}: {num_images} images and {num_texts} captions{part}", flush=True)
     embedded = _Embedded(captioned, feeder, again=bool(config.rerank))
     check_widths(embedded.images, embedded.texts)
     first = retrieval(embedded.images, embedded.texts, captioned.owner, ks=_KS)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from results import Measured, write_results
+from results import Measured, name_of, write_results
 from torch import Tensor
 from tuning_batches import made_ahead
 from tuning_start import Started
@@ -72,8 +72,7 @@ def write_rows(config: object, task: str, readings: Sequence[Reading], folder: P
     """The readings for the scorecard, with the settings that gave them."""
     settings = {name: [*value] if isinstance(value, tuple) else value for name, value in asdict(config).items()}
     rows = [Measured(task, reading.name, reading.value) for reading in readings]
-    place = Path(config.model).resolve()
-    model = config.label or (place.parent.name if place.name == "model.safetensors" else place.name)
+    model = config.label or name_of(Path(config.model))
     write_results(folder, rows, model=model, made_by="recipes/finetune.py", settings=settings)
 
 

@@ -170,6 +170,11 @@ def test_a_search_keeps_the_best_and_does_nothing_twice(
     assert "the best is in" in again
     assert "starting" not in again
     assert "going on" not in again
+    with pytest.raises(ValueError, match="was searched with another steps; choose another --name"):
+        tune(tmp_path, *words, "--steps", "2")
+    other = tiny_model(tmp_path / "other")
+    with pytest.raises(ValueError, match="was searched with another pretrained; choose"):
+        tune(tmp_path, *words, "--model", str(other))
 
 
 def test_clip_is_tuned_by_its_embeddings(data: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 NOWHERE = torch.iinfo(torch.int64).max
 """The rank of what is not there: recall at any K counts it as missed."""
 
