@@ -101,7 +101,7 @@ def start(config: Tuning, run: Run) -> Started:
 def open_task(config: Tuning) -> TuningTask:
     """The task with its examples."""
     if config.task != "own":
-        return tuning_task(config.task, config.data)
+        return tuning_task(config.task, config.data, with_val=config.with_val)
     files = (Path(config.train), Path(config.dev), Path(config.test) if config.test else None)
     return own_task(*files, images=Path(config.images) if config.images else None)
 

@@ -27,19 +27,26 @@ TUNING_TASKS = (*GLUE, "vqav2", "snli_ve", "hateful_memes", "rendered_sst2")
 """The names of all but one's own."""
 
 
-def tuning_task(name: str, root: Path | str) -> TuningTask:
+def tuning_task(name: str, root: Path | str, *, with_val: bool = False) -> TuningTask:
     """A task with its examples read, below `root`: GLUE in `glue/`, the others as docs/finetuning.md has it.
+
+    Args:
+        name: in `TUNING_TASKS`.
+        root: of the data.
+        with_val: of vqav2, learn from val too, but for 1,000 of its images.
 
     Raises:
         MissingData: naming the file that is missing, where it comes from and where to put it.
         ImportError: if a package that reads it is not installed.
-        ValueError: for an unknown name, and naming the row that is not as it should be.
+        ValueError: for an unknown name, `with_val` of another task than vqav2, and naming the row that is not as it should be.
     """
     root = Path(root)
+    if with_val and name != "vqav2":
+        raise ValueError(f"{name} is learnt from its training split alone; with_val is for vqav2")
     if name in GLUE:
         return glue_task(name, root / "glue")
     makers: dict[str, Callable[[Path], TuningTask]] = {
-        "vqav2": vqa_task,
+        "vqav2": lambda place: vqa_task(place, with_val=with_val),
         "snli_ve": snli_ve_task,
         "hateful_memes": hateful_memes_task,
         "rendered_sst2": rendered_sst2_task,
