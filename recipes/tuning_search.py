@@ -33,7 +33,7 @@ def search(config: Tuning, run: Run, stop: StopSignals) -> None:
             {"run": p.name, "lr": p.lr, "batch_size": p.batch_size, by: v, "best": p is best} for p, v in value.items()
         ]
         (folder / "search.json").write_text(json.dumps(rows, indent=1))
-        write_rows(best, task.name, found[best], folder)
+        write_rows(best, task, found[best], folder)
         told = "\n".join(f"| {p.name} | {v:.4f}{' (best)' if p is best else ''} |" for p, v in value.items())
         print(f"| run | {by} |\n|---|---|\n{told}\nthe best is in {folder / best.name}", flush=True)
 

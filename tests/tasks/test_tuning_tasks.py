@@ -18,7 +18,7 @@ from torchflava.tasks.feeding import Feed
 from torchflava.tasks.glue import GLUE
 from torchflava.tasks.own_labels import own_task
 from torchflava.tasks.pairs import write_memes
-from torchflava.tasks.tuning import TUNING_TASKS
+from torchflava.tasks.tuning import _SIZES, TUNING_TASKS, is_whole
 from torchflava.tasks.vqa import submission, vocabulary
 from torchflava.transforms import WordPiece
 
@@ -216,6 +216,18 @@ def test_val_is_learnt_from_but_for_images_that_are_held_out(root: Path) -> None
     assert both.chosen_by == "vqa_accuracy_held_out"
     with pytest.raises(ValueError, match="with_val is for vqav2"):
         tuning_task("snli_ve", root, with_val=True)
+
+
+@pytest.mark.parametrize("name", TUNING_TASKS)
+def test_small_copies_are_not_whole(name: str, root: Path) -> None:
+    task = tuning_task(name, root)
+    assert not is_whole(task)
+    train, test = _SIZES[name]
+    whole = task._replace(train=range(train), measured={**task.measured, task.reported: range(test)})  # type: ignore[arg-type]
+    assert is_whole(whole)
+    assert not is_whole(whole._replace(train=range(train // 2)))
+    assert not is_whole(whole._replace(measured={}))
+    assert is_whole(task._replace(name="own"))
 
 
 def perfect(task: TuningTask, split: str) -> torch.Tensor:
