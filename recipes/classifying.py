@@ -145,13 +145,19 @@ class _Page(NamedTuple):
 
 def _nearest(images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """(Q, E), (C, E) of length 1 -> (Q,): the nearest class; of equally near ones the first."""
+    if not torch.isfinite(images).all():
+        raise ValueError("embeddings of images hold numbers that are not finite; look at the model that made them")
     return torch.cat([(part @ classes.T).argmax(1) for part in images.split(4096)])
 
 
 def _lines(file: str) -> list[str]:
     if not file:
         return []
-    found = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")  # an editor may begin it with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error}); save it as UTF-8") from error
+    found = [line.strip() for line in text.splitlines() if line.strip()]
     if not found:
         raise ValueError(f"{file} is empty; write one a line")
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from evaluation_settings import Subject, is_run
+from evaluation_settings import Subject, kind_of
 from export import model_of, read_config
 from kept import where_checkpoints_lie
 from torch import Tensor
@@ -158,7 +158,9 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
     """A run's model, or weights by themselves."""
     size = subject.image_size or None
     folder = Path(subject.model)
-    if not is_run(folder) or (folder / "model.safetensors").is_file():
+    if kind_of(folder) == "fine-tuning" and not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{folder} has no model.safetensors yet; let the fine-tuning run to its end")
+    if kind_of(folder) != "pretraining" or (folder / "model.safetensors").is_file():
         return from_pretrained(subject.model, image_size=size)
     config = read_config(folder / "config.json")
     where = where_checkpoints_lie(config, folder)
@@ -188,6 +190,6 @@ def tokenizer_beside(model: str, vocab: str) -> WordPiece | None:
 
 
 def length_of_run(subject: Subject) -> int:
-    """The longest text of a run in tokens; 0 for anything else."""
+    """The longest text of a pretraining run in tokens; 0 for anything else."""
     folder = Path(subject.model)
-    return read_config(folder / "config.json").max_length if is_run(folder) else 0
+    return read_config(folder / "config.json").max_length if kind_of(folder) == "pretraining" else 0

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import tyro
+from results import name_of
 
 CODE = re.compile(r"[\w.]+:\w+")
 """A user's own model: module:function."""
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a pretraining run's: its config.json has a preset, where transformers' has none."""
+def kind_of(folder: Path) -> Literal["pretraining", "fine-tuning", "other"]:
+    """Whose folder it is: a run's config.json has a preset, where transformers' has none, and of fine-tuning a task."""
     try:
-        return "preset" in json.loads((folder / "config.json").read_bytes())
+        told = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
-        return False
+        return "other"
+    if not isinstance(told, dict) or "preset" not in told:
+        return "other"
+    return "fine-tuning" if "task" in told else "pretraining"
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,7 @@ class Subject:
     @property
     def shown(self) -> str:
         """What results call the model."""
-        path = Path(self.model)
-        return self.name or (self.model if self.is_code else path.resolve().name if path.is_dir() else path.stem)
+        return self.name or (self.model if self.is_code else name_of(Path(self.model)))
 
     @property
     def is_code(self) -> bool:
@@ -63,7 +66,8 @@ class Subject:
     def place(self) -> Path:
         """Where results go."""
         own = Path(self.model)
-        return Path(self.out) if self.out else own if is_run(own) else Path("runs") / self.shown.replace(":", "-")
+        here = own if kind_of(own) != "other" else Path("runs") / self.shown.replace(":", "-")
+        return Path(self.out) if self.out else here
 
 
 @dataclass(frozen=True)

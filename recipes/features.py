@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ SPLITS = ("train", "valid", "test")
 T = TypeVar("T")
 
 
+Reader = Callable[[int], Tensor]
+"""The image at a position."""
+
+
 class Feeder:
     """Feeds a model on all ranks together; each rank calls it alike.
 
@@ -41,32 +45,34 @@ class Feeder:
 
     def images(
         self,
-        read: Callable[[int], Tensor],
+        read: Reader,
         num: int,
         verb: Callable[[Tensor], Tensor],
         *,
         what: str,
         everywhere: bool = False,
+        viewed: bool = False,
     ) -> Tensor:
-        """N images -> (N, ...) of a verb, on the CPU, in their order.
+        """N images -> (N, D) float32 of a verb, on the CPU, in their order.
 
         Args:
-            read: the image at a position, (3, H, W) uint8.
+            read: (3, H, W) uint8.
             num: N.
             verb: of the model.
             what: they are, for the lines that tell how far this is.
-            everywhere: on every rank; otherwise those that do not lead get (0, ...), for lack of memory.
+            everywhere: on every rank; otherwise those that do not lead get (0, D), for lack of memory.
+            viewed: whether `read` gives what the model's view has been taken of already.
 
         Raises:
-            ValueError: if a file is missing or damaged.
+            ValueError: if a file is missing or damaged, or the verb returns something else than a row for each.
         """
-        view = self.evaluated.view
+        view = (lambda image: image) if viewed else self.evaluated.view
         with ThreadPoolExecutor(self.subject.threads) as pool:
 
             def of_own(own: Sequence[int]) -> Tensor:
                 views = pool.map(lambda at: view(read(at)), own)
                 batches = _batches(views, self.subject.batch_size)
-                return torch.cat([verb(torch.stack(batch).to(self.run.device)) for batch in batches])
+                return torch.cat([self._rows(verb, torch.stack(batch), what=what) for batch in batches])
 
             # Part by part, so that a device holds no more than a part.
             part = _BATCHES * self.subject.batch_size * self.run.world_size
@@ -80,17 +86,18 @@ class Feeder:
         return torch.cat(rows)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """P texts -> (P, E), on the CPU, on every rank.
+        """P texts -> (P, E) float32, on the CPU, on every rank.
 
         Raises:
-            ValueError: if the model reads no texts.
+            ValueError: if the model reads no texts, or returns something else than a row for each.
         """
         embed = self.evaluated.embed_text
         if embed is None:
             raise ValueError(f"texts cannot be read: {self.evaluated.without or 'embed_text is None'}")
 
         def of_own(own: Sequence[str]) -> Tensor:
-            return torch.cat([embed(batch) for batch in _batches(iter(own), self.subject.batch_size)])
+            batches = _batches(iter(own), self.subject.batch_size)
+            return torch.cat([self._rows(embed, batch, what="texts") for batch in batches])
 
         return embed_over_ranks(texts, of_own).cpu()
 
@@ -98,16 +105,27 @@ class Feeder:
         """A number of what the model makes of two fixed pictures: another model, view, precision or device has another.
 
         Raises:
-            ValueError: if the model has no features.
+            ValueError: if what it makes is no row of numbers for each.
         """
         assert self.evaluated.features is not None
         rng = np.random.Generator(np.random.Philox(key=0))
         pictures = [
             torch.from_numpy(rng.integers(0, 256, (3, *sides), dtype=np.uint8)) for sides in ((97, 131), (64, 48))
         ]
-        views = torch.stack([self.evaluated.view(picture) for picture in pictures]).to(self.run.device)
-        own = sha256(self.evaluated.features(views).float().cpu().numpy().tobytes()).hexdigest()
-        return str(self.run.agree(own))
+        views = torch.stack([self.evaluated.view(picture) for picture in pictures])
+        made = self._rows(self.evaluated.features, views, what="two pictures that try the features")
+        return str(self.run.agree(sha256(made.cpu().numpy().tobytes()).hexdigest()))
+
+    def _rows(self, verb: Callable[[Any], Any], batch: Any, *, what: str) -> Tensor:
+        """What a verb makes of a batch, (B, D) float32 on the device: a user's own may keep a graph, be in half, or be wrong."""
+        with torch.no_grad():
+            made = verb(batch.to(self.run.device) if isinstance(batch, Tensor) else batch)
+        if not isinstance(made, Tensor) or made.ndim != 2 or len(made) != len(batch):
+            told = f"{tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+            raise ValueError(
+                f"{what}: the model made {told} of a batch of {len(batch)}; a tensor with a row of numbers for each is due"
+            )
+        return made.to(self.run.device, torch.float32)
 
 
 def check_widths(images: Tensor, texts: Tensor) -> None:

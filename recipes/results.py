@@ -92,6 +92,13 @@ def read_results(file: Path) -> list[Result]:
     return rows
 
 
+def name_of(model: Path) -> str:
+    """What results call a model unless told otherwise: its folder, or its file; a file that is called "model" by its folder."""
+    if model.is_dir():
+        return model.resolve().name
+    return model.resolve().parent.name if model.name.startswith(("model.", "pytorch_model.")) else model.stem
+
+
 def find_results(folders: Sequence[Path]) -> list[Result]:
     """All rows in and below folders; of those of the same model, task and metric the newest.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from classifying import Outcome
 from evaluation_settings import ZeroShot
-from features import Feeder, check_widths
+from features import Feeder, Reader, check_widths
 from look_retrieval import write_retrieval
 from results import Measured
 from torch import Tensor
@@ -20,6 +20,8 @@ from torchflava.evaluation import Recalls, embed_over_ranks, reranked_retrieval,
 from torchflava.tasks import Captioned, read_captioned, read_image
 
 _KS = (1, 5, 10)
+_SIZES = {"flickr30k": (1000, 5000), "coco": (5000, 25000)}
+"""Images and captions of Karpathy's test splits, by the scorecard's names."""
 
 
 def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
@@ -32,9 +34,11 @@ def retrieved(config: ZeroShot, feeder: Feeder) -> Iterator[Outcome]:
     num_images, num_texts = len(captioned.images), len(captioned.texts)
     task = captioned.name if captioned.split in ("", "test") else f"{captioned.name}_{captioned.split}"
     told: dict[str, Any] = {"protocol": "zero-shot", "split": captioned.split, "captions": config.captions}
-    told |= {"num_images": num_images, "num_texts": num_texts}
+    due = _SIZES.get(task, (num_images, num_texts))
+    told |= {"num_images": num_images, "num_texts": num_texts, "whole": (num_images, num_texts) == due}
     if feeder.run.leads:
-        print(f"{task}: {num_images} images and {num_texts} captions", flush=True)
+        part = "" if told["whole"] else f" (of {due[0]} and {due[1]}); the number compares with no paper's"
+        print(f"{task}: {num_images} images and {num_texts} captions{part}", flush=True)
     embedded = _Embedded(captioned, feeder, again=bool(config.rerank))
     check_widths(embedded.images, embedded.texts)
     first = retrieval(embedded.images, embedded.texts, captioned.owner, ks=_KS)
@@ -70,13 +74,13 @@ class _Embedded:
         self._texts, self._feeder = captioned.texts, feeder
         self._views: list[Tensor] = []
         files = captioned.images
-        if again:
+        if again:  # every rank scores pairs of any images, and so reads them all; once
             with ThreadPoolExecutor(feeder.subject.threads) as pool:
                 self._views = list(pool.map(lambda file: evaluated.view(read_image(file)), files))
         self.texts = feeder.texts(captioned.texts)
-        self.images = feeder.images(
-            lambda at: read_image(files[at]), len(files), evaluated.embed_image, what=captioned.name, everywhere=True
-        )
+        read: Reader = self._views.__getitem__ if again else lambda at: read_image(files[at])
+        how = {"what": captioned.name, "everywhere": True, "viewed": again}
+        self.images = feeder.images(read, len(files), evaluated.embed_image, **how)
 
     def score(self, image: Tensor, text: Tensor) -> Tensor:
         """(B,) and (B,) places -> (B,), shared over ranks."""
@@ -85,7 +89,12 @@ class _Embedded:
 
         def of_own(own: Sequence[tuple[int, int]]) -> Tensor:
             views = torch.stack([self._views[at] for at, _ in own]).to(device)
-            return match(views, [self._texts[at] for _, at in own])
+            with torch.no_grad():
+                scores = match(views, [self._texts[at] for _, at in own])
+            if not isinstance(scores, Tensor) or scores.shape != (len(own),):
+                told = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+                raise ValueError(f"the model's match made {told} of {len(own)} pairs; a number for each is due")
+            return scores.to(device, torch.float32)
 
         return embed_over_ranks(list(zip(image.tolist(), text.tolist(), strict=True)), of_own).cpu()
 

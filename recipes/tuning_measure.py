@@ -4,20 +4,20 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from results import Measured, write_results
+from results import Measured, name_of, write_results
 from torch import Tensor
 from tuning_batches import made_ahead
+from tuning_settings import Tuning, as_json
 from tuning_start import Started
 
 from torchflava.evaluation import Reading, embed_over_ranks
 from torchflava.tasks import score_outputs
 from torchflava.tasks.examples import Example, TuningTask
 from torchflava.tasks.pairs import write_memes
-from torchflava.tasks.tuning import reduce_outputs
+from torchflava.tasks.tuning import is_whole, reduce_outputs
 from torchflava.tasks.vqa import submission
 from torchflava.training import Run, averaged
 
@@ -64,16 +64,15 @@ def write_all(started: Started, run: Run, export: Callable[[], None]) -> list[Re
     if run.leads:
         (folder / MEASURED).write_text(json.dumps([r._asdict() for r in found], indent=1))
         if not started.config.within_search:
-            write_rows(started.config, task.name, found, folder)
+            write_rows(started.config, task, found, folder)
     return found
 
 
-def write_rows(config: object, task: str, readings: Sequence[Reading], folder: Path) -> None:
+def write_rows(config: Tuning, task: TuningTask, readings: Sequence[Reading], folder: Path) -> None:
     """The readings for the scorecard, with the settings that gave them."""
-    settings = {name: [*value] if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-    rows = [Measured(config.called or task, reading.name, reading.value) for reading in readings]
-    place = Path(config.model).resolve()
-    model = config.label or (place.parent.name if place.name == "model.safetensors" else place.name)
+    settings = as_json(config) | {"whole": is_whole(task)}
+    rows = [Measured(config.called or task.name, reading.name, reading.value) for reading in readings]
+    model = config.label or name_of(Path(config.model))
     write_results(folder, rows, model=model, made_by="recipes/finetune.py", settings=settings)
 
 

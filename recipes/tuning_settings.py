@@ -27,6 +27,8 @@ class Tuning:
     """Its vocabulary, a vocab.txt or tokenizer.json; without one, what lies in the model's folder."""
     data: str = "data"
     """The folder that holds glue/, vqav2/, coco/, snli_ve/ and so on (docs/finetuning.md)."""
+    with_val: bool = False
+    """Of --task vqav2: learn from train and val, but for 1,000 images of val to measure on; for the test server's numbers."""
     train: str = ""
     """Of --task own: rows to learn from, .jsonl or .tsv with label, and image, text or both, or text and text_b."""
     dev: str = ""
@@ -185,6 +187,8 @@ def complaints(config: Tuning) -> Iterator[str]:
         yield f"--{given[0]} is for --task own, and {config.task} is read from --data; leave it out"
     if config.called and (config.task != "own" or config.called in TASKS):
         yield f"--called {config.called} names rows of your own; it is for --task own, and is none of {', '.join(TASKS)}"
+    if config.with_val and config.task != "vqav2":
+        yield f"--with-val is for --task vqav2, and {config.task} is learnt from its training split; leave it out"
     if config.task in GLUE_TASKS and (config.image_size or config.crop < 1):
         yield f"{config.task} has no images; leave --image-size and --crop out"
     if config.search and (len(config.search_lr) * len(config.search_batch) < 2 or not config.select):

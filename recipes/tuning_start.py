@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from evaluated import tokenizer_beside
+from evaluation_settings import kind_of
 from folders import check_space, find_folder
 from kept import check_place, fetch_kept
+from results import name_of
 from tuning_settings import Tuning, as_json, shaping
 
 from torchflava.models import (
@@ -99,7 +101,7 @@ def start(config: Tuning, run: Run) -> Started:
 def open_task(config: Tuning) -> TuningTask:
     """The task with its examples."""
     if config.task != "own":
-        return tuning_task(config.task, config.data)
+        return tuning_task(config.task, config.data, with_val=config.with_val)
     files = (Path(config.train), Path(config.dev), Path(config.test) if config.test else None)
     return own_task(*files, images=Path(config.images) if config.images else None)
 
@@ -125,7 +127,8 @@ def settled(config: Tuning, task: TuningTask) -> Tuning:
 
 def told_of(config: Tuning, task: TuningTask) -> dict[str, Any]:
     """What must be the same when a run goes on: settings that shape it, and the examples."""
-    return shaping(config) | {"examples": len(task.train), "fingerprint": task.fingerprint()}
+    learnt = {"examples": len(task.train), "fingerprint": task.fingerprint()}
+    return shaping(config) | {"pretrained": name_of(Path(config.model))} | learnt
 
 
 def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece | None]:
@@ -137,7 +140,12 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece |
     """
     path = Path(config.model)
     if path.is_dir() and [*path.glob("step-*")] and not (path / "model.safetensors").exists():
-        raise ValueError(f"{path} has checkpoints and no weights yet; write them by: python recipes/export.py {path}")
+        how = (
+            "let it run to its end"
+            if kind_of(path) == "fine-tuning"
+            else f"write them by: python recipes/export.py {path}"
+        )
+        raise ValueError(f"{path} has checkpoints and no weights yet; {how}")
     whole = from_pretrained(path)
     flava = whole if isinstance(whole, Flava | Clip) else whole.flava
     tokenizer = None if task.reads == "image" else _tokenizer(config, flava)

@@ -15,7 +15,7 @@ from tuning_start import Started, start
 
 from torchflava.evaluation import Reading, table
 from torchflava.files import save_tensors
-from torchflava.models import FlavaForClassification, metadata_of
+from torchflava.models import metadata_of
 from torchflava.tasks.feeding import TuningBatch
 from torchflava.training import (
     Checkpoints,
@@ -115,11 +115,10 @@ def finish(started: Started, run: Run, selection: Selection, *, meter: Meter) ->
 
 
 def export(started: Started, run: Run) -> None:
-    """The model's weights as one file, which `from_pretrained` reads where it is FLAVA with a class token's head."""
+    """The model's weights as one file, which `from_pretrained` reads."""
     weights = full_weights(started.model)
     if run.leads:
-        told = metadata_of(started.model) if isinstance(started.model, FlavaForClassification) else {}
-        save_tensors(started.folder / "model.safetensors", weights, told)
+        save_tensors(started.folder / "model.safetensors", weights, metadata_of(started.model))
 
 
 def _greeting(started: Started, run: Run) -> str:

@@ -62,6 +62,9 @@ def test_large_logits_keep_their_order() -> None:
 def test_predictions_that_are_all_equal_say_nothing() -> None:
     targets = torch.tensor([0, 1, 1, 0])
     assert matthews(torch.ones(4, dtype=torch.int64), targets) == 0
+    uneven = torch.tensor([0, 1, 1, 1, 0])  # of which torchmetrics makes .26
+    for same in (0, 1):
+        assert matthews(torch.full((5,), same), uneven) == sk.matthews_corrcoef(uneven, torch.full((5,), same)) == 0
     assert f1(torch.zeros(4, dtype=torch.int64), targets) == 0
     assert pearson(torch.ones(4), targets.float()) == spearman(torch.ones(4), targets.float()) == 0
     assert auroc(torch.ones(4), targets) == 0.5

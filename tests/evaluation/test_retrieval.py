@@ -11,7 +11,7 @@ from torchflava.evaluation import class_embeddings, ranks_of_answers, recall, re
 def slow_rank(query: torch.Tensor, gallery: torch.Tensor, right: list[bool]) -> int:
     scores = [float(query @ item / query.norm() / item.norm()) for item in gallery]
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    return next((place for place, i in enumerate(order) if right[i]), len(scores))
+    return next((place for place, i in enumerate(order) if right[i]), torch.iinfo(torch.int64).max)
 
 
 @given(seed=st.integers(0, 200), chunk=st.integers(1, 9))
@@ -87,8 +87,16 @@ def test_owners_that_are_not_there_are_named() -> None:
         retrieval(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 3]))
     with pytest.raises(ValueError, match="owners of texts are none"):
         retrieval(torch.eye(3), torch.ones(0, 3), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="the gallery is empty"):
+        top_k(torch.eye(3), torch.ones(0, 3), 1)
     with pytest.raises(ValueError, match="k 0 must be 1"):
         top_k(torch.eye(3), torch.eye(3), 0)
+
+
+def test_an_image_without_a_text_is_missed_at_any_k() -> None:
+    found = retrieval(torch.eye(4), torch.eye(4)[:3], torch.tensor([0, 1, 2]), ks=(1, 3, 10))
+    assert found.image_to_text == {1: 0.75, 3: 0.75, 10: 0.75}  # there are three texts, and 10 is beyond them
+    assert found.text_to_image == {1: 1.0, 3: 1.0, 10: 1.0}
 
 
 def test_class_embeddings_average_unit_vectors() -> None:
@@ -107,5 +115,7 @@ def test_accuracy_counts_and_breaks_ties_by_class() -> None:
         top_k_accuracy(images, classes, labels + 2)
     with pytest.raises(ValueError, match="not finite"):
         top_k_accuracy(images * torch.nan, classes, labels)
+    with pytest.raises(ValueError, match="prompts hold numbers that are not finite"):
+        class_embeddings(lambda texts: torch.full((len(texts), 2), torch.nan), [["a"], ["b"]])
     with pytest.raises(ValueError, match="needs a prompt"):
         class_embeddings(lambda texts: torch.ones(len(texts), 2), [["a"], []])

@@ -1,20 +1,24 @@
 """Weights in and out: this project's own files, what is read off tensors, what is assumed, and the options."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import IMAGE_SIZE, batch_of, flava, image_encoder, pretraining, stirred
+from tiny import IMAGE_SIZE, batch_of, clip, flava, image_encoder, pretraining, stirred
 from torch import Tensor, nn
 
 from torchflava.files import save_tensors
 from torchflava.layers import resize_positions
 from torchflava.models import (
     SIZES,
+    Clip,
+    EmbeddingsForClassification,
     Flava,
     FlavaForClassification,
     FlavaForPreTraining,
+    embeddings_for_classification,
     flava_for_classification,
     flava_for_pretraining,
     flava_model,
@@ -73,7 +77,8 @@ def test_every_setting_comes_back(tmp_path: Path) -> None:
         part.norm.eps = eps
     classifier = flava_for_classification(5, flava(), reads="text", hidden=7, dropout=0.3)
     changed = {}
-    for i, each in enumerate((model, classifier)):
+    compared = embeddings_for_classification(5, flava(), hidden=7)
+    for i, each in enumerate((model, classifier, compared)):
         save_pretrained(each, tmp_path / f"{i}.safetensors")
         found = load_pretrained(tmp_path / f"{i}.safetensors").settings._asdict()
         changed |= {name: value for name, value in found.items() if value != getattr(Settings(), name)}
@@ -95,6 +100,23 @@ def test_a_classifier_comes_back(tmp_path: Path, plain: bool) -> None:
     images = torch.randn(3, 3, IMAGE_SIZE, IMAGE_SIZE)
     assert torch.equal(model(images), loaded(images))
     assert loaded.classifier.dropout.p == 0.3
+
+
+@pytest.mark.parametrize("reads", ["image", "text", "pair"])
+@pytest.mark.parametrize("whole", [flava, clip])
+def test_a_classifier_over_embeddings_comes_back(tmp_path: Path, whole: Callable[[], Flava | Clip], reads: str) -> None:
+    model = stirred(embeddings_for_classification(5, whole(), reads, hidden=7, dropout=0.3)).eval()
+    save_pretrained(model, tmp_path)
+    loaded = from_pretrained(tmp_path)
+    assert isinstance(loaded, EmbeddingsForClassification)
+    assert type(loaded.flava) is type(model.flava)
+    inputs = {"pixels": torch.randn(3, 3, IMAGE_SIZE, IMAGE_SIZE), "ids": torch.randint(5, 30, (3, 7))}
+    inputs = {
+        name: given for name, given in inputs.items() if reads == "pair" or (name == "pixels") == (reads == "image")
+    }
+    assert torch.equal(model(**inputs), loaded(**inputs))
+    assert (loaded.reads, loaded.classifier.dropout.p) == (reads, 0.3)
+    assert same(model, loaded)
 
 
 def test_heads_that_were_taken_out_stay_out(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_each_task_runs_from_its_real_layout(task: str, model: Path, data: Path,
         assert log(folder)[0][f"{told['reads']}/loss"] == pytest.approx(due, rel=0.5)
     (row, *_) = read_results(folder / "results.json")
     assert (row.task, row.model, row.made_by, row.settings["lr"]) == (task, "first", "recipes/finetune.py", 1e-3)
+    assert row.settings["whole"] is False  # which keeps a number of small data out of the scorecard's columns
     if task == "mnli":
         assert results(folder).keys() == {"accuracy", "accuracy_mismatched"}
     if task == "vqav2":
@@ -170,6 +171,22 @@ def test_a_search_keeps_the_best_and_does_nothing_twice(
     assert "the best is in" in again
     assert "starting" not in again
     assert "going on" not in again
+    with pytest.raises(ValueError, match="was searched with another steps; choose another --name"):
+        tune(tmp_path, *words, "--steps", "2")
+    other = tiny_model(tmp_path / "other")
+    with pytest.raises(ValueError, match="was searched with another pretrained; choose"):
+        tune(tmp_path, *words, "--model", str(other))
+
+
+def test_answers_are_learnt_from_val_too(model: Path, data: Path, tmp_path: Path) -> None:
+    words = ["--task", "vqav2", "--image-size", "16", "--model", str(model), "--data", str(data), *FEW]
+    folder = tune(tmp_path, *words, "--with-val")
+    # Not vqa_accuracy: the scorecard's is of the whole of val, by a model that has not seen it.
+    assert set(results(folder)) == {"vqa_accuracy_held_out"}
+    assert {path.name for path in folder.glob("answers_*")} == {
+        f"answers_{split}.json" for split in ("held_out", "test", "test-dev")
+    }
+    assert json.loads((folder / "data.json").read_text())["examples"] == 22
 
 
 def test_clip_is_tuned_by_its_embeddings(data: Path, tmp_path: Path) -> None:
@@ -197,6 +214,7 @@ def test_the_embeddings_of_flava_are_tuned_in_bf16_too(model: Path, data: Path, 
         (["--task", "sst2", "--model", "no/such"], "--model no/such is not there"),
         (["--task", "sst2", "--model", ".", "--train", "x"], "--train is for --task own"),
         (["--task", "own", "--model", "."], "--task own needs --train and --dev"),
+        (["--task", "snli_ve", "--model", ".", "--with-val"], "--with-val is for --task vqav2"),
         (["--task", "sst2", "--model", ".", "--image-size", "224"], "sst2 has no images"),
         (["--task", "sst2", "--model", ".", "--layer-decay", "1.5"], "--layer-decay 1.5 must be at least"),
         (["--task", "sst2", "--model", ".", "--ema", "1"], "--ema 1.0 must be at least 0 and below 1"),

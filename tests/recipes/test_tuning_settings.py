@@ -50,8 +50,8 @@ SAME = {
 ELSEWHERE = {
     "task": "tests/recipes/test_finetune.py", "data": "the same", "train": "the same", "dev": "the same",
     "test": "test_a_test_split_of_your_own_is_what_is_reported", "images": "the same file's pairs", "epochs": "test_epochs",
-    "search": "test_finetune.py", "search_lr": "the same", "search_batch": "the same", "within_search": "the same",
-    "called": "test_own_tasks_are_called_apart",
+    "called": "test_own_tasks_are_called_apart", "search": "test_finetune.py",
+    "with_val": "the same", "search_lr": "the same", "search_batch": "the same", "within_search": "the same",
     "device": "the machine's", "folder": "every test", "name": "every test", "resume": "test_a_run_is_resumed_by_its_folder",
 }  # fmt: skip
 """Settings that another test is about."""

@@ -71,6 +71,15 @@ def test_a_folder_of_classes(classes: Path, tmp_path: Path) -> None:
     assert (row.settings["num_classes"], row.settings["num_test"], row.settings["num_prompts"]) == (7, 13, 1)
 
 
+def test_what_is_hidden_is_no_class_and_other_kinds_of_images_are_seen(tmp_path: Path) -> None:
+    for number, name in enumerate(COLOURS[:3]):
+        picture(tmp_path / "classes" / name / f"{number}.{('webp', 'bmp', 'png')[number]}", number)
+    picture(tmp_path / "classes/.ipynb_checkpoints/0.png", 4)
+    picture(tmp_path / "classes/red/._0.png", 5)
+    found = evaluate("seers:painter", tmp_path, "--images", str(tmp_path / "classes"))["classes", "zero_shot_accuracy"]
+    assert (found.value, found.settings["num_classes"], found.settings["num_test"]) == (1.0, 3, 3)
+
+
 def test_a_blind_model_gets_the_first_class_right_alone(classes: Path, tmp_path: Path) -> None:
     found = evaluate("seers:blind", tmp_path, "--images", str(classes))
     assert found[classes.name, "zero_shot_accuracy"].value == pytest.approx(1 / 13)  # of the first class there is one
@@ -78,7 +87,9 @@ def test_a_blind_model_gets_the_first_class_right_alone(classes: Path, tmp_path:
 
 def test_names_and_templates_from_files(classes: Path, tmp_path: Path) -> None:
     right = sorted(COLOURS[:7])
-    (tmp_path / "names").write_text("\n".join([right[1], right[0], *right[2:]]))  # the first two change their places
+    (tmp_path / "names").write_text(
+        "\ufeff" + "\n".join([right[1], right[0], *right[2:]])
+    )  # the first two change their places
     (tmp_path / "templates").write_text("a {} picture.\n\nsomething that is {}\n")
     words = ("--images", str(classes), "--names", str(tmp_path / "names"), "--templates", str(tmp_path / "templates"))
     found = evaluate("seers:painter", tmp_path, *words)
@@ -198,6 +209,9 @@ def test_retrieval_by_karpathys_split(tmp_path: Path, dataset: str) -> None:
     )
     assert {row.settings["num_images"] for row in found.values()} == {10}
     assert {row.settings["num_texts"] for row in found.values()} == {50}
+    assert {row.settings["whole"] for row in found.values()} == {
+        False
+    }  # of 1,000 and 5,000: no number of the scorecard's
     columns = {column.metric for column in COLUMNS if column.task == dataset}
     assert columns == {"tr@1", "tr@5", "ir@1", "ir@5"}  # the scorecard's
 
@@ -288,6 +302,10 @@ def test_what_cannot_be_is_told(classes: Path, weights: Path, root: Path, tmp_pa
     ends("gtsrb tells signs by numbers", "--task", "gtsrb", "--root", str(root))
     (tmp_path / "names").write_text("red\nblue")
     ends("2 names for 7 classes", *folder, "--names", str(tmp_path / "names"))
+    (tmp_path / "names").write_bytes(b"caf\xe9")
+    ends("names is not UTF-8", *folder, "--names", str(tmp_path / "names"))
+    (tmp_path / "empty/red").mkdir(parents=True)
+    ends("hold no image", "--images", str(tmp_path / "empty"))
     (tmp_path / "templates").write_text("a photo")
     ends(r"'a photo' has 0 places \{\}", *folder, "--templates", str(tmp_path / "templates"))
     (tmp_path / "templates").write_text("\n")

@@ -81,3 +81,22 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(ValueError, match="no JSON"):
         read_captioned(file, tmp_path)
+    (tmp_path / "rows.tsv").write_text("filepath\tcaption\n")
+    with pytest.raises(ValueError, match=r"rows\.tsv holds no row"):
+        read_captioned(tmp_path / "rows.tsv", tmp_path)
+    with pytest.raises(ValueError, match=r"a caption of a\.png holds half a character"):
+        read_captioned(told(tmp_path, [image("a.png", "half \ud800")]), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "inner/../../a.png", "ABSOLUTE"])
+def test_an_image_that_is_not_below_the_folder_is_not_opened(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "images"
+    picture(tmp_path / "a.png", 0)
+    picture(folder / "inner/b.png", 0)
+    outside = str(tmp_path / "a.png") if name == "ABSOLUTE" else name
+    (tmp_path / "rows.tsv").write_text(f"filepath\tcaption\ninner/../inner/b.png\tone\n{outside}\ttwo\n")
+    for file in (tmp_path / "rows.tsv", told(tmp_path, [image(outside, "two")])):
+        with pytest.raises(ValueError, match=r"a\.png, which is not below .*images; give the folder"):
+            read_captioned(file, folder)
+    (tmp_path / "rows.tsv").write_text(f"filepath\tcaption\ninner/../inner/b.png\tone\n{folder}/inner/b.png\ttwo\n")
+    assert read_captioned(tmp_path / "rows.tsv", folder).texts == ["one", "two"]

@@ -18,11 +18,12 @@ from torchflava.tasks.feeding import Feed
 from torchflava.tasks.glue import GLUE
 from torchflava.tasks.own_labels import own_task
 from torchflava.tasks.pairs import write_memes
-from torchflava.tasks.tuning import TUNING_TASKS
+from torchflava.tasks.tuning import _SIZES, TUNING_TASKS, is_whole
 from torchflava.tasks.vqa import submission, vocabulary
 from torchflava.transforms import WordPiece
 
 QUESTIONS = "vqav2/v2_OpenEnded_mscoco_val2014_questions.json"
+ANNOTATIONS = "vqav2/v2_mscoco_val2014_annotations.json"
 SIZES = {
     # name: train, then each split that is measured
     "cola": (8, 5),
@@ -146,17 +147,29 @@ def test_what_is_missing_is_named_with_its_origin(name: str, file: str, source: 
         ("hateful_memes", "hateful_memes/train.jsonl", "00002.png", "99.png", r"train.jsonl: meme 2 asks for .*99.png"),
         ("hateful_memes", "hateful_memes/dev_seen.jsonl", '"label": 1, ', "", r"meme 18 has no label"),
         ("hateful_memes", "hateful_memes/train.jsonl", '{"id": 2', '"id": 2', r"train.jsonl, line 2 is no JSON"),
-        ("vqav2", "vqav2/v2_mscoco_val2014_annotations.json", '"question_id": 9001', '"question_id": 7', "9001 of val2014"),
+        ("vqav2", ANNOTATIONS, '"question_id": 9001', '"question_id": 7', "9001 of val2014"),
         ("vqav2", QUESTIONS, '"image_id": 9,', '"image_id": 77,', "question 9001 asks for"),
         ("vqav2", QUESTIONS, '"questions"', '"answers"', "no list of questions"),
+        ("vqav2", QUESTIONS, '"image_id": 9,', '"image_id": null,', "questions 0 has no image_id"),
+        ("vqav2", ANNOTATIONS, '"answers": [', '"answers": null, "x": [', "annotations 0 has no answers"),
+        ("vqav2", ANNOTATIONS, '"answers": [', '"answers": [3, ', "annotations 0 has answers that are no texts"),
+        ("vqav2", ANNOTATIONS, '"answer": "', '"answer": 3, "x": "', "annotations 0 has answers that are no texts"),
+        ("vqav2", ANNOTATIONS, "{", "[" * 100_000, "no list of annotations"),
+        ("snli_ve", "snli_ve/snli_ve_dev.jsonl", "{", "[" * 100_000, "dev.jsonl, line 1 is no JSON"),
+        ("snli_ve", "snli_ve/snli_ve_test.jsonl", "", None, "test.jsonl holds no row"),
+        ("hateful_memes", "hateful_memes/train.jsonl", "", None, "train.jsonl holds no row"),
+        ("hateful_memes", "hateful_memes/test_seen.jsonl", "", None, "test_seen.jsonl holds no row"),
     ],
 )  # fmt: skip
-def test_rows_that_cannot_be_are_named(name: str, file: str, was: str, becomes: str, told: str, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_are_named(
+    name: str, file: str, was: str, becomes: str | None, told: str, tmp_path: Path
+) -> None:
+    """None empties the file."""
     TUNING[name](tmp_path)
     path = tmp_path / file
     before = path.read_text()
     assert was in before
-    path.write_text(before.replace(was, becomes, 1))
+    path.write_text("" if becomes is None else before.replace(was, becomes, 1))
     with pytest.raises(ValueError, match=told):
         tuning_task(name, tmp_path)
 
@@ -189,6 +202,32 @@ def test_soft_targets_are_the_official_shares(root: Path) -> None:
         outputs = torch.full((6,), number)
         got = score_outputs(task, task.measured["val"], outputs)["vqa_accuracy"]
         assert got == pytest.approx(vqa_accuracy([answer] * 6, said))
+
+
+def test_val_is_learnt_from_but_for_images_that_are_held_out(root: Path) -> None:
+    alone, both = tuning_task("vqav2", root), tuning_task("vqav2", root, with_val=True)
+    held = both.measured["held_out"]
+    assert both.classes == alone.classes
+    assert [*both.train[:20]] == [*alone.train]
+    assert sorted([*both.train[20:], *held]) == sorted(alone.measured["val"])
+    images = {one.image for one in held}
+    assert len(images) == 2  # of three; else 1,000
+    assert images.isdisjoint(one.image for one in both.train)
+    assert both.chosen_by == "vqa_accuracy_held_out"
+    with pytest.raises(ValueError, match="with_val is for vqav2"):
+        tuning_task("snli_ve", root, with_val=True)
+
+
+@pytest.mark.parametrize("name", TUNING_TASKS)
+def test_small_copies_are_not_whole(name: str, root: Path) -> None:
+    task = tuning_task(name, root)
+    assert not is_whole(task)
+    train, test = _SIZES[name]
+    whole = task._replace(train=range(train), measured={**task.measured, task.reported: range(test)})  # type: ignore[arg-type]
+    assert is_whole(whole)
+    assert not is_whole(whole._replace(train=range(train // 2)))
+    assert not is_whole(whole._replace(measured={}))
+    assert is_whole(task._replace(name="own"))
 
 
 def perfect(task: TuningTask, split: str) -> torch.Tensor:

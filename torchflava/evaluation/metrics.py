@@ -36,7 +36,8 @@ def matthews(predictions: Tensor, targets: Tensor) -> float:
 
     _check_binary(predictions, targets)
     _check_varied(targets)
-    return float(binary_matthews_corrcoef(predictions, targets))
+    # torchmetrics gives predictions that are all equal what lies near 0 on one side; scikit-learn's 0 is by definition.
+    return float(binary_matthews_corrcoef(predictions, targets)) if _varies(predictions) else 0.0
 
 
 def f1(predictions: Tensor, targets: Tensor) -> float:

@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from torchflava.evaluation.retrieval import Recalls, check_owner, recall, top_k
+from torchflava.evaluation.retrieval import NOWHERE, Recalls, check_owner, recall, top_k
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(B,) and (B,) int64 places of what is to be compared -> (B,) scores, the higher the better."""
-
-_MISSED = torch.iinfo(torch.int64).max
 
 
 def rerank(candidates: Tensor, score: Score, *, batch: int = 256) -> Tensor:
@@ -41,7 +39,7 @@ def ranks_in(candidates: Tensor, query_owner: Tensor, *, gallery_owner: Tensor) 
     A query without one has a rank that no K reaches: ask `recall` for no more than the K of the candidates.
     """
     right = gallery_owner[candidates] == query_owner[:, None]
-    return torch.where(right.any(1), right.int().argmax(1), _MISSED)
+    return torch.where(right.any(1), right.int().argmax(1), NOWHERE)
 
 
 def reranked_retrieval(

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NOWHERE = torch.iinfo(torch.int64).max
+"""The rank of what is not there: recall at any K counts it as missed."""
+
 
 def ranks_of_answers(
     queries: Tensor, gallery: Tensor, query_owner: Tensor, *, gallery_owner: Tensor, chunk: int = 1024
@@ -27,7 +30,7 @@ def ranks_of_answers(
         chunk: queries scored at once, which bounds memory at chunk * G.
 
     Returns:
-        (Q,) int64; G for a query without a right answer in the gallery.
+        (Q,) int64; NOWHERE for a query without a right answer in the gallery, which no K reaches.
 
     Raises:
         ValueError: if not everything has its owner, or embeddings are not finite.
@@ -43,7 +46,7 @@ def ranks_of_answers(
         right = owner[:, None] == gallery_owner[None]
         best = scores.masked_fill(~right, -torch.inf).max(1)
         ahead = (scores > best.values[:, None]) | ((scores == best.values[:, None]) & (at < best.indices[:, None]))
-        ranks.append(torch.where(right.any(1), (ahead & ~right).sum(1), len(gallery)))
+        ranks.append(torch.where(right.any(1), (ahead & ~right).sum(1), NOWHERE))
     return torch.cat(ranks)
 
 
@@ -76,10 +79,12 @@ def top_k(queries: Tensor, gallery: Tensor, k: int, *, chunk: int = 1024) -> Ten
     """(Q, E), (G, E) -> (Q, k) int64: the places in the gallery of the k nearest, best first; all where k is above G.
 
     Raises:
-        ValueError: for k below 1, or embeddings that are not finite.
+        ValueError: for k below 1, an empty gallery, or embeddings that are not finite.
     """
     if k < 1:
         raise ValueError(f"k {k} must be 1 or more")
+    if not len(gallery):
+        raise ValueError("the gallery is empty; give an item at least")
     return torch.cat([_first(scores, min(k, len(gallery))) for scores in _cosines(queries, gallery, chunk)])
 
 

@@ -17,11 +17,13 @@ def class_embeddings(embed_texts: EmbedTexts, prompts: Sequence[Sequence[str]]) 
     """C classes, each with its prompts -> (C, E): embeddings of length 1, averaged over prompts, made length 1 again.
 
     Raises:
-        ValueError: for a class without a prompt.
+        ValueError: for a class without a prompt, or embeddings that are not finite.
     """
     if not prompts or not all(prompts):
         raise ValueError("every class needs a prompt at least, and there must be a class")
     embedded = F.normalize(embed_texts([text for texts in prompts for text in texts]).float(), dim=-1)
+    if not torch.isfinite(embedded).all():
+        raise ValueError("embeddings of prompts hold numbers that are not finite; look at the model that made them")
     means = [part.mean(0) for part in torch.split(embedded, [len(texts) for texts in prompts])]
     return F.normalize(torch.stack(means), dim=-1)
 

@@ -28,7 +28,7 @@ from torchflava.layers import (
     transformer,
 )
 from torchflava.losses import ContrastiveLoss
-from torchflava.models.classification import FlavaForClassification
+from torchflava.models.classification import EmbeddingsForClassification, FlavaForClassification
 from torchflava.models.clip import Clip
 from torchflava.models.flava import Flava
 from torchflava.models.layout import listed
@@ -36,7 +36,7 @@ from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, Towers, TowerSize
 
 State = Mapping[str, Tensor]
-Whole = Flava | Clip | FlavaForPreTraining | FlavaForClassification
+Whole = Flava | Clip | FlavaForPreTraining | FlavaForClassification | EmbeddingsForClassification
 TOWERS = ("image_encoder", "text_encoder", "fusion_encoder")
 """In the order in which settings name them; CLIP has the first two."""
 
@@ -91,7 +91,8 @@ def settings_of(model: Whole) -> Settings:
         pad_id=text.pad_id,
         interpolate=image.embed.interpolate,
     )
-    if isinstance(model, FlavaForClassification):
+    if isinstance(model, FlavaForClassification | EmbeddingsForClassification):
+        settings = settings._replace(embeddings=isinstance(model, EmbeddingsForClassification))
         dropouts = [part.p for part in model.classifier.modules() if isinstance(part, nn.Dropout)]
         return settings._replace(reads=model.reads, dropout=dropouts[0] if dropouts else 0.0)
     if isinstance(model, FlavaForPreTraining):
@@ -157,8 +158,11 @@ def _whole(state: State, settings: Settings) -> Whole:
     flava = _clip(state, settings) if _is_clip(state) else _flava(state, settings)
     if not _prefix(state):
         return flava
-    if isinstance(flava, Flava) and any(name.startswith("classifier.") for name in state):
-        return FlavaForClassification(flava, _classifier(state, settings.dropout), settings.reads)
+    if any(name.startswith("classifier.") for name in state):
+        head = _classifier(state, settings.dropout)
+        if settings.embeddings or isinstance(flava, Clip):
+            return EmbeddingsForClassification(flava, head, settings.reads)
+        return FlavaForClassification(flava, head, settings.reads)
     return _pretraining(flava, state, settings)
 
 

@@ -20,5 +20,10 @@ def _rows(prefix: str) -> Rows:
 
 MODEL = Layout("torchflava's Clip", _rows(""), eps=1e-5)
 PRETRAINING = MODEL._replace(name="torchflava's Clip for pretraining", rows=_rows("flava.") + as_ours(HEADS[-1]))
-LAYOUTS = (MODEL, PRETRAINING)
+CLASSIFICATION = MODEL._replace(
+    name="torchflava's Clip for classification",
+    rows=_rows("flava.") + as_ours(layer("classifier.dense") + layer("classifier.decoder")),
+    parts=(as_ours(layer("classifier.norm")),),
+)
+LAYOUTS = (MODEL, PRETRAINING, CLASSIFICATION)
 """All that this project writes of CLIP."""

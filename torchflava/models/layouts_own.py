@@ -20,7 +20,7 @@ HEADLESS = Layout(
 )
 PRETRAINING = Layout("torchflava's FlavaForPreTraining", _OUTER, (*map(as_ours, HEADS), _OUTER_BEIT))
 CLASSIFICATION = Layout(
-    "torchflava's FlavaForClassification",
+    "torchflava's FlavaForClassification, or EmbeddingsForClassification of a FLAVA",
     _OUTER + as_ours(layer("classifier.dense") + layer("classifier.decoder")),
     (as_ours(layer("classifier.norm")), _OUTER_BEIT),
 )

@@ -50,6 +50,8 @@ class Settings(NamedTuple):
     """Whether the image encoder takes images of another size."""
     reads: Reads = "pair"
     """What the classifier looks at."""
+    embeddings: bool = False
+    """Whether it looks at the embeddings that are compared in retrieval, as CLIP's always does, and not at a class token."""
     dropout: float = 0.0
     """In the classifier."""
     itm_input: ItmInput = "masked"

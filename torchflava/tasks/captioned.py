@@ -8,6 +8,7 @@ Letters: I images, T texts.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ def read_captioned(file: Path, folder: Path, split: str = "", *, most: int = 5) 
 
     Raises:
         MissingData: if the file, or an image of it, is not there.
-        ValueError: if the file is no such file, or has no such split.
+        ValueError: if the file is no such file, has no such split or no row, or names an image that is not below the folder.
     """
     if not file.is_file():
         raise MissingData(f"there is no {file}; give Karpathy's JSON or a captions file (docs/tasks.md)")
@@ -59,13 +60,18 @@ def read_captioned(file: Path, folder: Path, split: str = "", *, most: int = 5) 
     else:
         name, rows = str(found.get("dataset", file.stem)), list(_of_split(file, found, split or "test", folder))
     texts = [(number, text) for number, (_, captions) in enumerate(rows) for text in captions[:most]]
+    if not rows:
+        raise ValueError(f"{file} holds no row; give images and captions")
     for path, captions in rows:
+        _check_below(path, folder, file)
         if not path.is_file():
             raise MissingData(
                 f"{file} names {path}, which is not there; {len(rows)} images of it belong below {folder}"
             )
         if not captions:
             raise ValueError(f"{file}: {path.name} has no caption; leave it out of the file")
+        if any("\ud800" <= letter <= "\udfff" for caption in captions for letter in caption):
+            raise ValueError(f"{file}: a caption of {path.name} holds half a character (a lone surrogate); mend it")
     return Captioned(
         name,
         "" if found is None else split or "test",
@@ -73,6 +79,14 @@ def read_captioned(file: Path, folder: Path, split: str = "", *, most: int = 5) 
         [text for _, text in texts],
         torch.tensor([number for number, _ in texts]),
     )
+
+
+def _check_below(path: Path, folder: Path, file: Path) -> None:
+    """A file of somebody's must not have others of this machine's read, and put into a page."""
+    if not Path(os.path.abspath(path)).is_relative_to(
+        os.path.abspath(folder)
+    ):  # by the words; links are the user's own
+        raise ValueError(f"{file} names {path}, which is not below {folder}; give the folder that holds them all")
 
 
 def _karpathy(file: Path) -> dict[str, Any] | None:

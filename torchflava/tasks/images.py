@@ -13,6 +13,8 @@ from torch import Tensor
 from torchflava.transforms.image import CorruptSample, decode_image
 
 Numbers = Sequence[int] | Tensor
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+"""Of files that are images, in folders of classes."""
 
 
 class LabelledImages:
@@ -128,21 +130,24 @@ def of_files(root: Path, files: Sequence[tuple[Path, int]], classes: Sequence[st
     )
 
 
-def folder_of_classes(folder: Path, endings: Sequence[str] = (".jpg", ".jpeg", ".png", ".webp")) -> LabelledImages:
-    """A folder for each class, numbered by the names in order; images lie in it at any depth.
+def folder_of_classes(folder: Path, endings: Sequence[str] = ENDINGS) -> LabelledImages:
+    """A folder for each class, numbered by the names in order; images lie in it at any depth. What begins with a dot is hidden.
 
     Raises:
-        ValueError: if there is no folder of a class.
+        ValueError: if there is no folder of a class, or no image.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    there = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path.name for path in there if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise ValueError(f"{folder} holds no folder for each class; give one that does")
     found = [
         (path, number)
         for number, name in enumerate(names)
         for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in endings
+        if path.suffix.lower() in endings and not path.name.startswith(".")
     ]
+    if not found:
+        raise ValueError(f"the folders in {folder} hold no image ({', '.join(endings)}); give one whose do")
     return of_files(folder, found, names)
 
 

@@ -52,20 +52,24 @@ def json_rows(path: Path) -> Iterator[Row]:
     """The lines of a file of JSON objects, blank ones left out.
 
     Raises:
-        ValueError: naming the line that is no object.
+        ValueError: naming the line that is no object, or a file without any.
     """
+    found = False
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             cells = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is no JSON ({error}); correct it or fetch the file again"
             ) from error
         if not isinstance(cells, dict):
             raise ValueError(f"{path}, line {number} holds a {type(cells).__name__}; an object {{...}} is due")
+        found = True
         yield Row(f"{path}, line {number}", cells)
+    if not found:
+        raise ValueError(f"{path} holds no row; correct it or fetch the file again")
 
 
 def table_rows(paths: Sequence[Path]) -> Iterator[Row]:

@@ -25,21 +25,34 @@ from torchflava.tasks.vqa import vqa_task
 
 TUNING_TASKS = (*GLUE, "vqav2", "snli_ve", "hateful_memes", "rendered_sst2")
 """The names of all but one's own."""
+_SIZES = {
+    "cola": (8551, 1043), "sst2": (67349, 872), "mrpc": (3668, 408), "qqp": (363846, 40430), "stsb": (5749, 1500),
+    "mnli": (392702, 9815), "qnli": (104743, 5463), "rte": (2490, 277), "vqav2": (443757, 214354),
+    "snli_ve": (529527, 17901), "hateful_memes": (8500, 1000), "rendered_sst2": (6920, 1821),
+}  # fmt: skip
+"""Examples to learn from, and of the split that is reported (Wang et al. 2019, table 1; the data sets' own pages)."""
 
 
-def tuning_task(name: str, root: Path | str) -> TuningTask:
+def tuning_task(name: str, root: Path | str, *, with_val: bool = False) -> TuningTask:
     """A task with its examples read, below `root`: GLUE in `glue/`, the others as docs/finetuning.md has it.
+
+    Args:
+        name: in `TUNING_TASKS`.
+        root: of the data.
+        with_val: of vqav2, learn from val too, but for 1,000 of its images.
 
     Raises:
         MissingData: naming the file that is missing, where it comes from and where to put it.
         ImportError: if a package that reads it is not installed.
-        ValueError: for an unknown name, and naming the row that is not as it should be.
+        ValueError: for an unknown name, `with_val` of another task than vqav2, and naming the row that is not as it should be.
     """
     root = Path(root)
+    if with_val and name != "vqav2":
+        raise ValueError(f"{name} is learnt from its training split alone; with_val is for vqav2")
     if name in GLUE:
         return glue_task(name, root / "glue")
     makers: dict[str, Callable[[Path], TuningTask]] = {
-        "vqav2": vqa_task,
+        "vqav2": lambda place: vqa_task(place, with_val=with_val),
         "snli_ve": snli_ve_task,
         "hateful_memes": hateful_memes_task,
         "rendered_sst2": rendered_sst2_task,
@@ -47,6 +60,14 @@ def tuning_task(name: str, root: Path | str) -> TuningTask:
     if name not in makers:
         raise ValueError(f"no task to fine-tune on is called {name!r}; there are {', '.join(TUNING_TASKS)}")
     return makers[name](root)
+
+
+def is_whole(task: TuningTask) -> bool:
+    """Whether a task has all its data, within a hundredth; one's own is taken to have."""
+    if task.name not in _SIZES:
+        return True
+    there = len(task.train), len(task.measured.get(task.reported, ()))
+    return all(abs(num - due) <= due / 100 for num, due in zip(there, _SIZES[task.name], strict=True))
 
 
 def rendered_sst2_task(root: Path) -> TuningTask:

@@ -89,7 +89,9 @@ class VisionTask:
     def _read(self, split: str) -> LabelledImages:
         try:
             images = self._spec.read(self.root, split)
-        except (LookupError, OSError, RuntimeError, UnicodeError) as error:
+        except Exception as error:  # readers raise whatever they like: AssertionError, json's, scipy's MatReadError ...
+            if isinstance(error, ValueError) and str(self.root) in str(error):
+                raise  # it names the file
             what = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"{self.name}: the {split} split below {self.root} cannot be read ({what}); unpack its archives again"
