@@ -49,7 +49,7 @@ class Job:
         for process in self.processes:
             process.start()
 
-    def until(self, seen: Callable[[], Any], *, seconds: float = 120.0) -> bool:
+    def until(self, seen: Callable[[], Any], *, seconds: float = 250.0) -> bool:
         """Wait for what is to be seen; False if the job ended before."""
         end = time.monotonic() + seconds
         while not seen():
@@ -69,7 +69,7 @@ class Job:
         """SIGTERM for one rank."""
         os.kill(self.processes[rank].pid or 0, signal.SIGTERM)
 
-    def join(self, seconds: float = 120.0) -> list[int | None]:
+    def join(self, seconds: float = 250.0) -> list[int | None]:
         """The exit codes, once all ranks have ended."""
         for process in self.processes:
             process.join(seconds)

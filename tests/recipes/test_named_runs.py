@@ -64,7 +64,7 @@ def at_step(step: int, happens: Callable[[], None], monkeypatch: pytest.MonkeyPa
 
 def die(after: Path | None = None) -> None:
     """Once the checkpoint `after` is whole, which is written meanwhile."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 200
     while after is not None and not (after / "state.json").exists() and time.monotonic() < end:
         time.sleep(0.01)
     raise RuntimeError("the power is gone")
