@@ -1,4 +1,4 @@
-"""Runs of the recipe in one process share what each would learn from the scenes before its first step, its longest part."""
+"""Runs of the recipe in this process share what each would learn before its first step, and are measured on less."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 import corpora
+import measure
 from presets import Config
 
 
@@ -36,4 +37,12 @@ def learnt_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpora, "_tokenizer", _once(corpora._tokenizer, "vocab", "vocab_size"))
         patch.setattr(corpora, "_codebook", _once(corpora._codebook, "codebook", *sizes))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured_on_less() -> Iterator[None]:
+    """Held-out batches of 16, by the same code; runs in processes of their own have all of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_BATCH", 16)
         yield
