@@ -120,7 +120,7 @@ def test_what_died_before_its_first_checkpoint_starts_anew(
     assert same_end(start(tmp_path), whole)
 
 
-@pytest.mark.parametrize(("step", "left"), [(3, [2, 3]), (6, [4, 6])])
+@pytest.mark.parametrize(("step", "left"), [(3, [2, 3]), pytest.param(6, [4, 6], marks=pytest.mark.slow)])
 def test_a_signal_finishes_the_step_saves_and_leaves_to_be_started_again(
     step: int, left: list[int], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
