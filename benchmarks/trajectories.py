@@ -84,9 +84,7 @@ def main(config: Config) -> None:
 
 
 def trajectory(name: str) -> list[Record]:
-    """Run one of `RUNS` and return its log, a record a step, without what depends on the machine."""
-    from torchflava.training import TIMED
-
+    """Run one of `RUNS` and return its log."""
     with tempfile.TemporaryDirectory() as folder:
         start = ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
         start += ["--local-addr", "127.0.0.1", __file__, "--one", name, "--out", folder]
@@ -95,7 +93,14 @@ def trajectory(name: str) -> list[Record]:
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"the run {name!r} ended with {done.returncode}:\n{done.stderr}")
-        lines = (Path(folder) / "run" / "log.jsonl").read_text().splitlines()
+        return logged(Path(folder))
+
+
+def logged(folder: Path) -> list[Record]:
+    """What the run of `on_a_rank` logged, a record a step, without what depends on the machine."""
+    from torchflava.training import TIMED
+
+    lines = (folder / "run" / "log.jsonl").read_text().splitlines()
     records = [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
     rounded = [{k: v if k == "step" else float(f"{v:.7g}") for k, v in record.items()} for record in records]
     return [record for record in rounded if len(record) > 1]

@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -47,6 +48,12 @@ VAGUE = re.compile(r"(^|_)(utils?|helpers?|managers?|info|tmp|misc|common)(_|$)"
 """Words that say nothing (style 10)."""
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    """Each file is asked many things."""
+    return ast.parse(text)
+
+
 def functions(file: Path) -> Iterator[tuple[str, Function]]:
     """All functions of a file with their qualified names, methods and inner ones included."""
 
@@ -60,7 +67,7 @@ def functions(file: Path) -> Iterator[tuple[str, Function]]:
             else:
                 yield from walk(child, inside)
 
-    for name, node in walk(ast.parse(file.read_text()), ""):
+    for name, node in walk(parsed(file.read_text()), ""):
         yield f"{relative(file)}:{name}", node
 
 
@@ -166,7 +173,7 @@ def global_draws(file: Path) -> dict[str, str]:
         for call in calls:
             if (what := draws_globally(call)) is not None:
                 found[name] = what
-    tree = ast.parse(file.read_text())
+    tree = parsed(file.read_text())
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and (what := draws_globally(call)) is not None:
             inside = any(call.lineno >= n.lineno and call.end_lineno <= n.end_lineno for _, n in functions(file))
@@ -193,7 +200,7 @@ def test_nothing_in_the_model_reads_a_value_back_to_the_host() -> None:
     read = []
     for room in ("layers", "encoders", "heads", "losses", "models"):
         for file in sorted((ROOT / "torchflava" / room).glob("*.py")):
-            for node in ast.walk(ast.parse(file.read_text())):
+            for node in ast.walk(parsed(file.read_text())):
                 called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr
                 if called in ("item", "cpu", "tolist", "numpy", "nonzero") or (
                     isinstance(node, ast.Attribute) and node.attr == "data"
@@ -205,7 +212,7 @@ def test_nothing_in_the_model_reads_a_value_back_to_the_host() -> None:
 def test_modules_open_with_a_sentence_and_public_names_are_told() -> None:
     untold = []
     for file in PACKAGE:
-        tree = ast.parse(file.read_text())
+        tree = parsed(file.read_text())
         if not ast.get_docstring(tree) and file.read_text().strip():
             untold.append(relative(file))
         for node in ast.walk(tree):

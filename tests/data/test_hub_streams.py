@@ -126,7 +126,7 @@ def test_a_rank_without_rows_and_rows_without_samples(as_rank, monkeypatch):
     assert take(ApproximateHubTexts(few), 3) == [1, 2, 3]  # never so many in a row
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(200)
 def test_a_stream_that_dries_up_after_it_was_resumed_says_so():
     dry = []
     rows = numbers(4)

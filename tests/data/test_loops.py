@@ -333,7 +333,7 @@ class TwoWordsError(Exception):
         super().__init__(f"{one} {two}")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(
     ("error", "comes"),
@@ -357,7 +357,7 @@ def test_whatever_a_source_raises_reaches_the_caller_with_the_sample(num_workers
         assert multiprocessing.active_children() == []
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # files that torchdata opens to see whether it still can
 def test_a_worker_that_is_killed_or_leaves_does_not_hang() -> None:
     with pytest.raises(RuntimeError, match=r"a worker process was lost .*; if the system ended it for its memory"):
@@ -368,13 +368,13 @@ def test_a_worker_that_is_killed_or_leaves_does_not_hang() -> None:
     gc.collect()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_loop_that_is_left_early_leaves_no_process() -> None:
     batches = epochs(num_workers=2).batches(100)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
-    end = time.monotonic() + 5
+    end = time.monotonic() + 50
     while multiprocessing.active_children() and time.monotonic() < end:
         time.sleep(0.01)
     assert multiprocessing.active_children() == []

@@ -162,7 +162,7 @@ def test_a_corrupt_sample_is_replaced_counted_and_listed(caplog: pytest.LogCaptu
     assert all(a.equal(b) for x, y in zip(whole, again, strict=True) for a, b in zip(x.batch, y.batch, strict=True))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_too_many_corrupt_samples_stop_the_run_with_the_list() -> None:
     made = mixture(batch_size=100, texts=Texts(1000, broken=set(range(0, 1000, 40))))
     with pytest.raises(CorruptSample) as caught:
@@ -209,7 +209,7 @@ class Failing(Texts):
         return super().__getitem__(index)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize(
     "error", [OSError("the disk is gone"), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), SystemExit(3)]
 )

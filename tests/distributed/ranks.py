@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 PRELOADED = ["torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torchflava.data.mixture"]
+PATIENCE = 200.0  # seconds: a crowded machine is slow, and a check that hangs is to be told before pytest ends it
 Check = Callable[..., Any]
 """Called on every rank as check(rank, world_size); returns what can be pickled."""
 
@@ -52,7 +53,7 @@ class Outcome:
         return [result[name] for result in self._results]
 
 
-def on_ranks(world_size: int, *checks: Check, seconds: float = 60.0) -> Outcome:
+def on_ranks(world_size: int, *checks: Check, seconds: float = PATIENCE) -> Outcome:
     """Start `world_size` processes and run the checks one after another on all of them.
 
     A start has its cost, so one serves many checks. They end at the first failure, for after it the ranks may wait for

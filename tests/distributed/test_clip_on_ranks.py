@@ -64,7 +64,7 @@ def in_parts_of_clip(number: int, ranks: int) -> Any:
 
 @cache
 def outcome() -> Outcome:
-    return on_ranks(RANKS, steps_of_clip, in_parts_of_clip, seconds=120.0)
+    return on_ranks(RANKS, steps_of_clip, in_parts_of_clip)
 
 
 @pytest.mark.parametrize("way", WAYS)

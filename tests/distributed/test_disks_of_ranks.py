@@ -61,7 +61,7 @@ def checked_before(number: int, ranks: int) -> Any:
 
 @cache
 def outcome() -> Outcome:
-    return on_ranks(RANKS, own_disks, checked_before, seconds=120)
+    return on_ranks(RANKS, own_disks, checked_before)
 
 
 def test_no_half_is_sealed() -> None:

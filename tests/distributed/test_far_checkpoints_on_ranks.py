@@ -133,7 +133,7 @@ def place_step(where: Path | str) -> Path | str:
 
 @cache
 def outcome() -> Outcome:
-    return on_ranks(RANKS, saved, one_rank_fails, refused_together, seconds=120)
+    return on_ranks(RANKS, saved, one_rank_fails, refused_together)
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_what_fails_on_one_rank_is_told_by_all_and_shadows_nothing() -> None:
 @pytest.mark.slow
 def test_three_ranks_and_one_read_from_the_store_what_they_read_from_the_folder() -> None:
     folder = outcome()[saved][0][0]
-    for number, same in on_ranks(3, read_by_three, seconds=120)[read_by_three]:
+    for number, same in on_ranks(3, read_by_three)[read_by_three]:
         assert same
         assert number > 100
     bucket.register()

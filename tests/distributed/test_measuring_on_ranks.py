@@ -60,7 +60,7 @@ def measured(rank: int, world_size: int) -> tuple[dict[str, tuple[float, float]]
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    return on_ranks(2, shared, measured, seconds=200)
+    return on_ranks(2, shared, measured)
 
 
 @pytest.mark.slow

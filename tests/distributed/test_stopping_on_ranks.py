@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 from ranks import Outcome, on_ranks
@@ -25,13 +26,15 @@ def stopped_at(rank: int, ranks: int) -> int:
 
 
 def cost(rank: int, ranks: int) -> float:
-    """Seconds a step."""
+    """Seconds a step, in the best of ten parts of twenty: others who use the cores are not counted, a wait in each step is."""
     with StopSignals() as stop:
         stop.asked(0)
-        began = time.perf_counter()
-        for step in range(200):
-            assert not stop.asked(step)
-        return (time.perf_counter() - began) / 200
+        ends = [time.perf_counter()]
+        for _ in range(10):
+            for step in range(20):
+                assert not stop.asked(step)
+            ends.append(time.perf_counter())
+        return min(later - earlier for earlier, later in pairwise(ends)) / 20
 
 
 @pytest.fixture(scope="module", params=[2, 3])

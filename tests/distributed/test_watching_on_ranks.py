@@ -126,7 +126,7 @@ def through_the_recipe(rank: int, world_size: int) -> tuple[list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    return on_ranks(2, from_a_source, through_the_recipe, seconds=120)
+    return on_ranks(2, from_a_source, through_the_recipe)
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def in_parts(number: int, ranks: int) -> Any:
 
 @cache
 def outcome() -> Outcome:
-    return on_ranks(RANKS, in_parts, other_ways, refused, checkpointed, seconds=120)
+    return on_ranks(RANKS, in_parts, other_ways, refused, checkpointed)
 
 
 def assert_same(got: State, due: State, *, rtol: float = 1e-4, atol: float = 1e-5) -> None:

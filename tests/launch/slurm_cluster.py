@@ -25,6 +25,7 @@ import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 NODES, CPUS, MEMORY, GPUS = 3, 8, 16_000, 4
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 PATIENCE = 900.0  # seconds: a crowded machine is slow, and a test that waits for nothing costs nothing
 
 CONFIGURATION = """
@@ -146,10 +147,19 @@ class Cluster:
             time.sleep(0.2)
 
     def until_state(self, number: str, *states: str, restarts: int = 0) -> None:
-        """Wait until a job is in one of these states and was started again at least so many times."""
+        """Wait until a job is in one of these states and was started again at least so many times.
+
+        What has ended otherwise, for longer than a job that starts again shows it, is not waited for.
+        """
+        ended: list[float] = []
 
         def there() -> bool:
             job = self.job(number)
+            if job.get("JobState") in ENDED and job["JobState"] not in states:
+                ended.append(time.monotonic())
+                assert ended[-1] - ended[0] < 60, f"{job}\n{self.story()}"
+            else:
+                ended.clear()
             return job.get("JobState") in states and int(job.get("Restarts", "0")) >= restarts
 
         self.until(there, lambda: f"{self.job(number)}\n{self.story()}")

@@ -62,7 +62,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [TORCHX, "run", "-s", "local_cwd", *words]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=250)
 
 
 def own_lines(text: str) -> list[str]:
@@ -120,7 +120,7 @@ def test_the_last_words_of_many_replicas_are_shown(folder: Path) -> None:
 
 def wait_for(folder: Path, log: Path, word: str, count: int) -> list[int]:
     """The process ids that the job's lines name, once there are `count` of them."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while (text := log.read_text()).count(word) < count:
         assert time.monotonic() < end, text
         time.sleep(0.05)
@@ -142,7 +142,7 @@ def stop(folder: Path, number: signal.Signals, *words: str, count: int = 1) -> t
             signal.signal(signal.SIGINT, ours)
         pids = wait_for(folder, log, " up\n", count)
         torchx.send_signal(number)
-        code = torchx.wait(timeout=60)
+        code = torchx.wait(timeout=200)
     return code, pids, log.read_text()
 
 

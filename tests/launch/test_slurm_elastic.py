@@ -72,7 +72,7 @@ def up(cluster: Cluster, name: str) -> None:
 
 
 def test_it_goes_on_without_a_node_that_is_lost(cluster: Cluster, torchx: Torchx, tmp_path: Path) -> None:
-    run = Run(cluster, torchx, tmp_path, steps=300)
+    run = Run(cluster, torchx, tmp_path, steps=150)
     assert run.started(1) == (0, 3)
     cluster.until(lambda: whole(run.folder), run.said)
     lost = run.lose(1)

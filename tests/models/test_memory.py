@@ -92,7 +92,7 @@ def really_kept_outside(batch: Batch) -> int:
     return really_kept(model, batch)
 
 
-@pytest.mark.parametrize(("precision", "at"), [("fp32", 1), ("bf16", 2)])
+@pytest.mark.parametrize(("precision", "at"), [pytest.param("fp32", 1, marks=pytest.mark.slow), ("bf16", 2)])
 def test_the_base_models_pairs_keep_what_the_benchmark_counted(precision: str, at: int) -> None:
     page = (ROOT / "benchmarks/results/accumulation.md").read_text()
     told = re.search(r"keeps of a pair at this size is (\d+) MB in fp32 and (\d+) MB in bf16", page)

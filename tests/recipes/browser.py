@@ -23,7 +23,7 @@ _FLAGS = (
     "--no-first-run",
     "--disable-dev-shm-usage",
 )
-_PATIENCE = 60  # seconds
+_PATIENCE = 200  # seconds: beside others a browser is slow
 # The browser reads from 3 and writes to 4; both pipes first move out of the way of these.
 _LAUNCH = """
 import fcntl, os, sys

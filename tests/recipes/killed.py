@@ -28,14 +28,19 @@ class Job:
     """The ranks of one start.
 
     Args:
-        words: the command line.
+        words: the command line; or what is called instead of the recipe.
         ranks: how many.
         slow: seconds that each rank's part of a save takes longer, before and after its file is there.
         before: called in each rank first; a function of a module.
     """
 
     def __init__(
-        self, words: list[str], ranks: int, *, slow: float = 0.0, before: Callable[[], None] | None = None
+        self,
+        words: list[str] | Callable[[], None],
+        ranks: int,
+        *,
+        slow: float = 0.0,
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.began = time.time()
         context = multiprocessing.get_context("forkserver")
@@ -49,7 +54,7 @@ class Job:
         for process in self.processes:
             process.start()
 
-    def until(self, seen: Callable[[], Any], *, seconds: float = 120.0) -> bool:
+    def until(self, seen: Callable[[], Any], *, seconds: float = 250.0) -> bool:
         """Wait for what is to be seen; False if the job ended before."""
         end = time.monotonic() + seconds
         while not seen():
@@ -69,7 +74,7 @@ class Job:
         """SIGTERM for one rank."""
         os.kill(self.processes[rank].pid or 0, signal.SIGTERM)
 
-    def join(self, seconds: float = 120.0) -> list[int | None]:
+    def join(self, seconds: float = 250.0) -> list[int | None]:
         """The exit codes, once all ranks have ended."""
         for process in self.processes:
             process.join(seconds)
@@ -77,7 +82,12 @@ class Job:
 
 
 def _rank(
-    rank: int, ranks: int, port: int, words: list[str], slow: float, before: Callable[[], None] | None = None
+    rank: int,
+    ranks: int,
+    port: int,
+    words: list[str] | Callable[[], None],
+    slow: float,
+    before: Callable[[], None] | None = None,
 ) -> None:
     torch.set_num_threads(1)
     if before is not None:
@@ -85,6 +95,9 @@ def _rank(
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in where.items()} | {"MASTER_ADDR": "127.0.0.1"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if callable(words):
+        words()
+        return
 
     import measure_scenes
     import pretrain

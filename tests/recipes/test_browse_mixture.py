@@ -146,6 +146,7 @@ def test_the_sources_are_told_with_their_shares_and_epochs(tiny: Run, page: Elem
         assert [sum(int(bar.attributes["data-count"]) for bar in c.all("rect")) for c in charts] == [50] * titles
 
 
+@pytest.mark.slow
 def test_from_a_later_step_on_the_samples_are_that_step_s(tiny: Run, plan: Plan, tmp_path: Path) -> None:
     for kind, shown in samples_of(plan, 3, 21).items():
         assert [of.step for of in shown] == [step for step, _ in tiny.rows(kind, 3, 21)]

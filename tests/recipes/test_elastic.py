@@ -113,7 +113,7 @@ def test_the_ranks_that_are_left_go_on_from_the_last_checkpoint(agents: Agents) 
     (step,) = of_one(agents)
     agents.until(lambda: max(trace(folder)) > step + 2)
     first.send_signal(signal.SIGTERM)  # which torchrun hands on, and answers with 1
-    assert first.wait(timeout=60) == 1
+    assert first.wait(timeout=150) == 1
     seen = trace(folder)
     assert sorted(seen) == list(range(1, max(seen) + 1))
     assert max(whole(folder)) == max(seen)
@@ -128,8 +128,8 @@ def test_a_dead_rank_ends_the_job_of_two_nodes_in_seconds(agents: Agents) -> Non
     agents.until(lambda: whole(agents.folder / "run"))
     os.kill(workers(second.pid)[0], signal.SIGKILL)
     began = time.monotonic()
-    assert first.wait(timeout=60) == second.wait(timeout=60) == 1
-    assert time.monotonic() - began < 40
+    assert first.wait(timeout=150) == second.wait(timeout=150) == 1
+    assert time.monotonic() - began < 120  # not the minutes that a rank waits for another
     said = agents.said()
     assert "Signal 9 (SIGKILL)" in said
     assert re.search(r"This was on rank [01] of 2, (?:after|in) step \d+[,.]", said)

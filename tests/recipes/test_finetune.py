@@ -54,7 +54,13 @@ def rows(path: Path, num: int = 16) -> Path:
     return path
 
 
-@pytest.mark.parametrize("task", TUNING_TASKS)
+ALIKE = ("sst2", "qqp", "qnli", "rte", "snli_ve", "rendered_sst2")
+"""Read and measured as another that is no slow test; their layouts are read in tests/tasks too."""
+
+
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[pytest.mark.slow] if task in ALIKE else []) for task in TUNING_TASKS]
+)
 def test_each_task_runs_from_its_real_layout(task: str, model: Path, data: Path, tmp_path: Path) -> None:
     side = ["--image-size", "16"] if start_of(task).image_size else []
     folder = tune(tmp_path, "--task", task, "--model", str(model), "--data", str(data), *FEW, *side)
@@ -94,6 +100,7 @@ def test_texts_are_learnt_by_heart(model: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_pairs_are_learnt_whose_class_takes_both(model: Path, data: Path, tmp_path: Path) -> None:
     """Yes where either the picture is lime or the text good, no where both or none are."""
     told = []

@@ -60,7 +60,7 @@ def dying(step: int, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = watch.Watch.looked
 
     def noted(watched: watch.Watch, planned: Planned, *more: Any) -> Any:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 200
         while planned.step + 1 == step and not there.exists() and time.monotonic() < end:
             time.sleep(0.01)
         if planned.step + 1 == step:

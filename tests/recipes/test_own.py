@@ -105,6 +105,7 @@ def test_broken_held_out_pairs_end_no_run(own: Path, tmp_path: Path, caplog: pyt
     assert "of the held-out pairs no more is measured" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_though_its_data_was_moved(own: Path, done: Path, tmp_path: Path) -> None:
     """Five steps, and two and three with the folder elsewhere, give the same log."""
     arguments = [*words(own), "--save-every", "2", "--codes", "online"]

@@ -15,7 +15,7 @@ from planned import Machines, Planner, batch_of, helps
 from presets import parse
 
 ROOT = Path(__file__).parents[2]
-WORDS = ["--preset", "scenes", "--batch-size", "192"]
+WORDS = ["--preset", "scenes", "--model", "tiny", "--batch-size", "192"]
 
 
 def planner(room: int, *words: str, per_node: int = 8) -> Planner:
@@ -93,7 +93,7 @@ def test_time_counts_what_is_computed_twice(ample: Planner) -> None:
 
 
 def test_what_is_printed_starts_the_run_that_was_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    plan.main(["--gpus", "2", "16", "--gpu-gb", "0.08", "--per-node", "8", "--gpu", "A100", "--", *WORDS])
+    plan.main(["--gpus", "2", "16", "--gpu-gb", "0.02", "--per-node", "8", "--gpu", "A100", "--", *WORDS])
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.startswith(("| 2 |", "| 16 |"))]
     assert len(rows) == 2
@@ -118,7 +118,7 @@ def test_a_dvae_s_time_is_said_to_be_left_out(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    plan.main(["--gpus", "2", "--gpu-gb", "0.02", "--", *WORDS])
+    plan.main(["--gpus", "2", "--gpu-gb", "0.002", "--", *WORDS])
     out = capsys.readouterr().out
     assert "On 2 GPUs it does not fit: with 1 row at a time it takes" in out
     assert "GB of the 0.0 that may be filled" in out

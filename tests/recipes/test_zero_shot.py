@@ -341,7 +341,7 @@ def test_two_ranks_find_what_one_does(classes: Path, weights: Path, tmp_path: Pa
         for words in tasks:
             done = subprocess.run(
                 [*start, script, *shared, "--out", str(tmp_path / out), *words],
-                capture_output=True, text=True, timeout=120, check=False,
+                capture_output=True, text=True, timeout=250, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
     one, two = (

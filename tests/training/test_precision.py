@@ -37,6 +37,7 @@ def step(model, optimizer, scaler, number: int) -> tuple[float, bool]:
     return float(loss.detach()), taken
 
 
+@pytest.mark.slow
 def test_float16_learns_as_float32_does() -> None:
     losses = {}
     for precision in ("fp32", "fp16"):

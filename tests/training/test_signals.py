@@ -39,7 +39,7 @@ def signalled_twice(folder: str) -> None:
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     process = multiprocessing.get_context("forkserver").Process(target=signalled_twice, args=(str(tmp_path),))
     process.start()
-    process.join(60)
+    process.join(200)
     assert process.exitcode == 128 + signal.SIGTERM
     assert (tmp_path / "still here").exists()
 
