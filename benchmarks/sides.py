@@ -7,7 +7,7 @@ that builder does, with random ones.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from drawn import (
@@ -23,7 +23,8 @@ from drawn import (
 )
 from torch import Tensor, nn
 
-from torchflava.codebooks import DalleCodebook
+from torchflava.codebooks import DalleCodebook, codes_at
+from torchflava.codebooks.dalle import Precision
 from torchflava.codebooks.dalle_names import dalle_layout
 from torchflava.data.prepare import prepare
 from torchflava.heads import MlpClassifier
@@ -36,7 +37,7 @@ from torchflava.models import (
     flava_for_pretraining,
     flava_model,
 )
-from torchflava.training import attention_kernels, compile_units, session, shard
+from torchflava.training import compile_units, session, shard
 from torchflava.transforms.image import normalise
 
 NUM_CLASSES, CLASSIFIER = 1000, 1536
@@ -59,10 +60,9 @@ def ours(
 ) -> Iterator[Side]:
     """For steps, as `recipes/pretrain.py` has it: a raw batch, `prepare` within the step, `shard` for the precision."""
     s = drawn(shape)
-    tokens = shape.side**2 + 2 + max(s.longest, shape.text_length)
-    with session(0, device) as run, attention_kernels(run.device, precision, tokens):
+    with session(0, device) as run:
         model = our_model(shape).to(run.device)
-        codebook = our_codebook(shape).to(run.device)
+        codebook = our_codebook(shape, precision).to(run.device)
         if compiled:
             compile_units(model.units())
         if sharded:
@@ -72,7 +72,7 @@ def ours(
 
         def loss(case: Case) -> Tensor:
             _same(precision, case.precision)
-            made = prepare(batch(case), run.device, normalise, codebook.encode)
+            made = prepare(batch(case), run.device, normalise, partial(codes_at, codebook))
             with torch.autocast(device, torch.bfloat16, enabled=low):
                 return weighted_sum(mean_losses(model(made)), dict.fromkeys(LOSSES, 1.0))
 
@@ -186,12 +186,12 @@ def our_model(shape: Shape) -> FlavaForPreTraining:
     return flava_for_pretraining(our_flava(shape), num_codes=NUM_CODES)
 
 
-def our_codebook(shape: Shape) -> DalleCodebook:
-    """The dVAE's encoder with random weights."""
+def our_codebook(shape: Shape, precision: str = "fp32") -> DalleCodebook:
+    """The dVAE's encoder with random weights, in the precision in which the peers', within their autocast, is too."""
     draw = torch.Generator().manual_seed(0)
     layout = dalle_layout(shape.codebook_width, 2, NUM_CODES)
     weights = {name: torch.randn(of, generator=draw) / max(1, of[1:].numel()) ** 0.5 for name, of in _sizes(layout)}
-    return DalleCodebook(weights, image_size=8 * shape.side)
+    return DalleCodebook(weights, image_size=8 * shape.side, precision=cast(Precision, precision))
 
 
 def transformers_model(shape: Shape) -> nn.Module:

@@ -19,7 +19,7 @@ from child import run
 from emoji_layouts import LEVELS, lay_out
 from emoji_pairs import ENTAILMENT, MATCHING, lay_out_pairs
 from emoji_table import Columns, table
-from evaluation_settings import Subject, is_run
+from evaluation_settings import Subject, kind_of
 
 _DRAWN = "untrained"
 
@@ -231,7 +231,7 @@ def _head(asked: EmojiScorecard) -> str:
     kept = asked.out / "settings.json"
     settings = json.loads(kept.read_text()) if kept.exists() else _settings(asked)
     told = f"{settings['name']}: {settings['weights']}"
-    if is_run(Path(asked.model)):
+    if kind_of(Path(asked.model)) == "pretraining":
         config = _config(Path(asked.model))
         told += f", of a run of {config.steps} steps by `--preset {config.preset}`"
     tuned = f"{settings['steps']} steps of {settings['batch_size']} at {settings['lr']:g}"

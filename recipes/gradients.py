@@ -69,7 +69,7 @@ def encode_by(codebook: Codebook | None) -> Encode:
     if codebook is not None:
         return partial(codes_at, codebook)
 
-    def none(pixels: Tensor, positions: Tensor, num_patches: int) -> Tensor:
+    def none(pixels: Tensor, positions: Tensor, *, num_patches: int) -> Tensor:
         raise ValueError("images need a codebook, and this run has none")
 
     return none

@@ -83,9 +83,9 @@ POSITIONS = torch.tensor([[0, 8, 3, 3], [1, 2, 0, 7], [5, 5, 5, 5], [8, 0, 1, 2]
 def test_codes_at_positions_are_those_of_all(precision: Precision) -> None:
     codebook = DalleCodebook(weights(), image_size=SIZE, at_most=2, precision=precision)
     assert torch.equal(codebook.encode_at(pixels(), POSITIONS), codebook.encode(pixels()).gather(1, POSITIONS))
-    assert torch.equal(codes_at(codebook, pixels(), POSITIONS, 9), codebook.encode_at(pixels(), POSITIONS))
+    assert torch.equal(codes_at(codebook, pixels(), POSITIONS, num_patches=9), codebook.encode_at(pixels(), POSITIONS))
     with pytest.raises(ValueError, match="gives 9 codes an image, the encoder sees 16 patches"):
-        codes_at(codebook, pixels(), POSITIONS, 16)
+        codes_at(codebook, pixels(), POSITIONS, num_patches=16)
 
 
 def test_a_codebook_of_ones_own_is_asked_for_all_codes() -> None:
@@ -95,7 +95,7 @@ def test_a_codebook_of_ones_own_is_asked_for_all_codes() -> None:
         def encode(self, images: Tensor) -> Tensor:
             return torch.arange(9).expand(len(images), -1)
 
-    assert torch.equal(codes_at(Halves(), pixels(), POSITIONS, 9), POSITIONS)
+    assert torch.equal(codes_at(Halves(), pixels(), POSITIONS, num_patches=9), POSITIONS)
 
 
 @pytest.mark.parametrize(("precision", "near", "least"), [("bf16", 0.05, 0.9), ("fp16", 0.006, 0.97)])

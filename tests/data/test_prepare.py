@@ -16,7 +16,7 @@ def raw_images(codes: torch.Tensor) -> RawImageBatch:
     )
 
 
-def no_codes(pixels: torch.Tensor, positions: torch.Tensor, num_patches: int) -> torch.Tensor:
+def no_codes(pixels: torch.Tensor, positions: torch.Tensor, *, num_patches: int) -> torch.Tensor:
     pytest.fail("codes are there already")
 
 
@@ -32,7 +32,10 @@ def test_labels_are_the_codes_of_masked_patches() -> None:
 def test_a_codebook_is_asked_where_pixels_come() -> None:
     crops = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
     batch = prepare(
-        raw_images(crops), CPU, lambda x: x.float(), lambda x, at, _: torch.arange(4).expand(len(x), -1).gather(1, at)
+        raw_images(crops),
+        CPU,
+        lambda x: x.float(),
+        lambda x, at, num_patches: torch.arange(4).expand(len(x), -1).gather(1, at),
     )
     assert isinstance(batch, ImageBatch)
     assert batch.labels.tolist() == [[0, 2, IGNORE], [3, IGNORE, IGNORE]]

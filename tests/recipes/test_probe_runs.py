@@ -359,4 +359,4 @@ def test_what_of_ones_own_cannot_be_is_told(tmp_path: Path) -> None:
     (mine / "train.tsv").write_text("image\tlabel\nred/0.png\tred\n")
     ends("all rows of .* have the label 'red'", "--images", str(mine / "train"), *of_own(mine, ".tsv", "train", "test"))
     (tmp_path / "bare/train/a").mkdir(parents=True)
-    ends("holds no image", *of_own(tmp_path / "bare", "", "train"), *both[2:])
+    ends("hold no image", *of_own(tmp_path / "bare", "", "train"), *both[2:])

@@ -54,7 +54,7 @@ def code_usage(codes: Tensor, num_codes: int) -> CodeUsage:
     return CodeUsage(counts, len(shares), float(-(shares * shares.log()).sum()), float(shares.max()))
 
 
-def codes_at(codebook: Codebook, pixels: Tensor, positions: Tensor, num_patches: int) -> Tensor:
+def codes_at(codebook: Codebook, pixels: Tensor, positions: Tensor, *, num_patches: int) -> Tensor:
     """(B, 3, s, s) uint8, positions (B, K) int64 below N -> (B, K) int64 codes there.
 
     A codebook that offers `encode_at` computes no other codes; the numbers are the same.

@@ -4,6 +4,7 @@ Letters: B batch, N patches, K rows asked for.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +23,13 @@ from torchflava.batch import (
 
 Normalise = Callable[[Tensor], Tensor]
 """(B, 3, S, S) uint8 -> float."""
-Encode = Callable[[Tensor, Tensor, int], Tensor]
-"""(B, 3, s, s) uint8, positions (B, K) int64 below N, N -> (B, K) int64 codes, such as `codebooks.codes_at` of a codebook."""
+
+
+class Encode(Protocol):
+    """What looks codes up, such as `codebooks.codes_at` of a codebook."""
+
+    def __call__(self, pixels: Tensor, positions: Tensor, *, num_patches: int) -> Tensor:
+        """(B, 3, s, s) uint8, positions (B, K) int64 in [0, N) -> (B, K) int64 codes."""
 
 
 def prepare(raw: RawBatch, device: torch.device, normalise: Normalise, encode: Encode) -> Batch:
@@ -59,7 +65,7 @@ def _labels(targets: Tensor, positions: Tensor, masked: Tensor, encode: Encode) 
     """Positions padded with -1 -> positions padded with 0, and the codes that stand there."""
     at = positions.clamp(min=0)
     if targets.ndim == 4:
-        codes = encode(targets, at, masked.shape[1])
+        codes = encode(targets, at, num_patches=masked.shape[1])
     else:
         check_grid(targets.shape[1], masked.shape[1])
         codes = targets.gather(1, at)

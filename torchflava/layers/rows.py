@@ -23,4 +23,4 @@ def take_rows(states: Tensor, positions: Tensor) -> Tensor:
     # Of all rows in a row, because what `gather` keeps for backward are the states, and `index_select` keeps the places alone.
     starts = length * torch.arange(size, device=positions.device)
     rows = states.flatten(0, 1).index_select(0, (starts[:, None] + positions).flatten())
-    return rows.view(*positions.shape, -1)
+    return rows.view(*positions.shape, states.shape[-1])
