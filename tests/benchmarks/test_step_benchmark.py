@@ -28,10 +28,10 @@ import turns
 from drawn import LONGEST, PADDED, SHORTEST, Case, Drawn, Shape, drawn, our_batch
 
 from torchflava.codebooks.dalle_names import dalle_names
+from torchflava.models.labelled import labelled_rows
 from torchflava.models.layout import Layout, to_ours
 from torchflava.models.layouts_torchmultimodal import PRETRAINING as TORCHMULTIMODAL
 from torchflava.models.layouts_transformers import PRETRAINING as TRANSFORMERS
-from torchflava.models.pretraining import labelled_rows
 
 SHAPE = Shape("tiny", 48, 16, 3, 13, 4)
 CASES = [
@@ -112,8 +112,8 @@ def prepared(samples: Drawn, case: Case) -> Any:
     """Our batch as the model takes it; the codes do not matter."""
     from torchflava.data.prepare import prepare
 
-    def encode(pixels: Tensor) -> Tensor:
-        return samples.codes
+    def encode(pixels: Tensor, positions: Tensor, *, num_patches: int) -> Tensor:
+        return samples.codes.gather(1, positions)
 
     return prepare(our_batch(samples, case), torch.device("cpu"), lambda pixels: pixels.float(), encode)
 
