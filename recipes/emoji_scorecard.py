@@ -134,28 +134,9 @@ def _evaluation(asked: EmojiScorecard, name: str, recipe: str, words: Sequence[s
 
 def _tuning(asked: EmojiScorecard, name: str, words: Sequence[str]) -> Job:
     """A call of finetune.py; of the last weights, so that nothing is chosen on what is measured."""
-    told = [
-        "--task",
-        "own",
-        "--folder",
-        str(asked.out),
-        "--name",
-        name,
-        "--select",
-        "",
-        "--measure-every",
-        str(asked.steps),
-    ]
-    told += [
-        "--steps",
-        str(asked.steps),
-        "--batch-size",
-        str(asked.batch_size),
-        "--lr",
-        str(asked.lr),
-        "--hidden",
-        "256",
-    ]
+    steps = str(asked.steps)
+    told = ["--task", "own", "--folder", str(asked.out), "--name", name, "--select", "", "--measure-every", steps]
+    told += ["--steps", steps, "--batch-size", str(asked.batch_size), "--lr", str(asked.lr), "--hidden", "256"]
     told += ["--save-every", "100", "--device", asked.device, "--threads", str(asked.threads), "--measure-batch", "256"]
     return Job(name, "finetune", [*told, *words])
 
