@@ -176,7 +176,7 @@ def uncached(model: Any, batch: Any, micro: int) -> None:
 def _in_parts(model: Any, batch: Any, micro: int, *, across: Any) -> None:
     from torchflava.batch import PairBatch
     from torchflava.losses import mean_losses
-    from torchflava.models.pretraining import labelled_rows
+    from torchflava.models.labelled import labelled_rows
     from torchflava.training import accumulate
 
     parts = [PairBatch(*(column[at : at + micro] for column in batch)) for at in range(0, len(batch.ids), micro)]

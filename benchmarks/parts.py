@@ -41,7 +41,7 @@ def step(batch_size: int, rows: int) -> dict[str, float]:
     from torchflava.batch import CachedPairBatch, PairBatch
     from torchflava.losses import mean_losses
     from torchflava.models import flava_for_pretraining, flava_model
-    from torchflava.models.pretraining import labelled_rows
+    from torchflava.models.labelled import labelled_rows
     from torchflava.training import Across, accumulate
 
     torch.set_num_threads(1)

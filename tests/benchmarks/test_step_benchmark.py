@@ -28,10 +28,10 @@ import turns
 from drawn import LONGEST, PADDED, SHORTEST, Case, Drawn, Shape, drawn, our_batch
 
 from torchflava.codebooks.dalle_names import dalle_names
+from torchflava.models.labelled import labelled_rows
 from torchflava.models.layout import Layout, to_ours
 from torchflava.models.layouts_torchmultimodal import PRETRAINING as TORCHMULTIMODAL
 from torchflava.models.layouts_transformers import PRETRAINING as TRANSFORMERS
-from torchflava.models.pretraining import labelled_rows
 
 SHAPE = Shape("tiny", 48, 16, 3, 13, 4)
 CASES = [
