@@ -42,7 +42,7 @@ class States(NamedTuple):
 def count_states(model: FlavaForPreTraining, batch: Batch, precision: str = "fp32") -> States:
     """What one rank's forward and backward of `batch` keep and take.
 
-    The table of the contrastive loss is left out, for with parts of a batch it is there before them: see `count_table`.
+    The contrastive loss is left out, for with parts of a batch it is there before them: see `count_table`.
 
     Args:
         model: on the meta device; `torchflava.training.recompute` may have been called on its units. It is left as it was.
