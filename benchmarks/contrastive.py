@@ -126,7 +126,7 @@ def report(config: Config) -> Iterator[str]:
     from torchflava.models import count_table
 
     yield from ("# benchmarks/contrastive.py", "", "## The contrastive loss, one rank's share", "")
-    yield from ("| all rows | ranks | a rank's rows | counted, MB | whole, MB | chunks, MB | whole, s | chunks, s | chunks / whole |",
+    yield from ("| rows | ranks | of a rank | counted, MB | whole, MB | chunks, MB | whole, s | chunks, s | chunks / whole |",
                 "|--:|--:|--:|--:|--:|--:|--:|--:|--:|")  # fmt: skip
     for batch in config.batches:
         for ranks in config.ranks:
