@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CELLS = 2**22
-"""Of a chunk's logits, 16 MB: the fastest among powers of two on a CPU, and no slower than whole tables for any batch
-(benchmarks/results/contrastive.md)."""
+"""Of a chunk's logits, 16 MB: on a CPU about the fastest power of two; whole tables are no faster, of 7 rows or of 8,192
+(docs/decisions/0071)."""
 
 
 def compare(

@@ -18,7 +18,7 @@ from torchflava.losses.masked import check_labels, masked_prediction_loss
 
 ROWS = 1024
 """Of a chunk, whose logits are 125 MB for 30,522 words: with fewer, adding up the weight's gradient takes longer, with more,
-logits leave the cache (benchmarks/results/contrastive.md)."""
+logits leave the cache (docs/decisions/0071)."""
 
 
 def fused_prediction_loss(
