@@ -124,7 +124,7 @@ def notes(
     if largest:
         yield (
             f"- States kept are those of the kind that takes most at once, {' or '.join(sorted(largest))}s. Rest: what comes and "
-            "goes beside them, the table of the contrastive loss, the codebook and the embeddings that are kept."
+            "goes beside them, the contrastive loss, the codebook and the embeddings that are kept."
         )
     if any(need.passes > 1 for need in needs if need is not None):
         yield "- With more than one pass, FSDP keeps the whole gradients on each GPU until the last."

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchflava.batch import IGNORE, Batch, PairBatch, TextBatch
 from torchflava.distributed import gather, rank, sum_over_ranks, world_size
 from torchflava.losses import ContrastiveLoss, contrastive_loss, mean_losses
+from torchflava.losses.compared import compare
 
 ROWS, E, SCALE = 3, 11, 5.0
 MODES = ("global", "local", "none")
@@ -59,6 +60,22 @@ def contrast(number: int, ranks: int) -> Any:
         loss = contrastive_loss(image, text, scale, gradients=mode).mean
         loss.backward()
         results[mode] = loss.detach(), image.grad, text.grad, scale.grad
+    return results
+
+
+def contrast_in_chunks(number: int, ranks: int) -> Any:
+    """As `contrast`, with one row at a time, and with two."""
+    results = {}
+    for mode in MODES:
+        for at_a_time in (1, 2):
+            image, text = (mine(x, number, ranks) for x in embeddings(ranks))
+            scale = torch.tensor([SCALE], requires_grad=True)
+            pairs = torch.stack([image, text], dim=1)
+            every, cells = torch.ones(ROWS, dtype=torch.bool), at_a_time * ranks * ROWS
+            told = {"contrast": every, "first": rank() * ROWS, "cells": cells}
+            loss = compare(pairs, gather(pairs, mode), scale, **told) / ROWS
+            loss.backward()
+            results[mode, at_a_time] = loss.detach(), image.grad, text.grad, scale.grad
     return results
 
 
@@ -110,7 +127,7 @@ def model_on_ranks(number: int, ranks: int) -> Any:
 
 @cache
 def outcome(ranks: int) -> Outcome:
-    return on_ranks(ranks, basics, contrast, model_on_ranks)
+    return on_ranks(ranks, basics, contrast, contrast_in_chunks, model_on_ranks)
 
 
 on_2_and_4 = pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -157,6 +174,15 @@ def test_contrastive_gradients_are_those_of_the_formula(ranks: int, mode: str) -
     torch.testing.assert_close(torch.stack([r[0] for r in results]).mean().double(), loss, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(torch.cat([r[1] for r in results]).double() / ranks, of_image, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.cat([r[2] for r in results]).double() / ranks, of_text, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+@on_2_and_4
+def test_chunks_of_rows_change_no_gradient(ranks: int, mode: str, at_a_time: int) -> None:
+    for got, due in zip(outcome(ranks)[contrast_in_chunks], outcome(ranks)[contrast], strict=True):
+        for a, b in zip(got[mode, at_a_time], due[mode], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
 @on_2_and_4

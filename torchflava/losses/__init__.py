@@ -2,6 +2,7 @@
 
 from torchflava.losses.classification import answers_loss, class_loss, score_loss
 from torchflava.losses.contrastive import ContrastiveLoss, contrastive_loss
+from torchflava.losses.fused import fused_prediction_loss
 from torchflava.losses.loss import Loss
 from torchflava.losses.masked import masked_prediction_loss
 from torchflava.losses.matching import matching_loss
@@ -14,6 +15,7 @@ __all__ = [
     "answers_loss",
     "class_loss",
     "contrastive_loss",
+    "fused_prediction_loss",
     "masked_prediction_loss",
     "matching_loss",
     "mean_losses",

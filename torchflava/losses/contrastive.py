@@ -6,10 +6,10 @@ Letters: B rows on this rank, W ranks, E embedding width.
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchflava.distributed import Gather, gather, rank
+from torchflava.losses.compared import compare
 from torchflava.losses.loss import Loss
 
 
@@ -17,6 +17,8 @@ def contrastive_loss(
     image: Tensor, text: Tensor, scale: Tensor, *, contrast: Tensor | None = None, gradients: Gather = "global"
 ) -> Loss:
     """Cross-entropy of each row against all ranks' columns, averaged over both directions, in float32.
+
+    Memory is linear in B: logits exist for a chunk of rows at a time, see `torchflava.losses.compared`.
 
     Args:
         image: (B, E) embeddings of length 1.
@@ -39,12 +41,9 @@ def contrastive_loss(
         )
     with torch.autocast(image.device.type, enabled=False):
         image, text, scale = image.float(), text.float(), scale.float()
-        all_images, all_texts = gather(torch.stack([image, text], dim=1), gradients).unbind(1)
-        labels = torch.arange(rows, device=image.device) + rank() * rows
-        to_text = F.cross_entropy(scale * image @ all_texts.T, labels, reduction="none")
-        to_image = F.cross_entropy(scale * text @ all_images.T, labels, reduction="none")
-    each = torch.where(contrast, (to_text + to_image) / 2, 0.0)
-    return Loss(each.sum(), contrast.sum().float())
+        pairs = torch.stack([image, text], dim=1)
+        total = compare(pairs, gather(pairs, gradients), scale, contrast=contrast, first=rank() * rows)
+    return Loss(total, contrast.sum().float())
 
 
 class ContrastiveLoss(nn.Module):

@@ -23,11 +23,10 @@ from torch.utils._pytree import tree_leaves
 
 from torchflava.batch import Batch, CachedPairBatch, PairBatch
 from torchflava.layers import Attention, CausalAttention, RelativeAttention
-from torchflava.losses import ContrastiveLoss
+from torchflava.losses.compared import compare
 from torchflava.models.pretraining import FlavaForPreTraining
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FEW = 4096  # rows of the tables that are counted, so many that other tensors are small beside them
 
 
 class States(NamedTuple):
@@ -43,7 +42,7 @@ class States(NamedTuple):
 def count_states(model: FlavaForPreTraining, batch: Batch, precision: str = "fp32") -> States:
     """What one rank's forward and backward of `batch` keep and take.
 
-    The table of the contrastive loss is left out, for with parts of a batch it is there before them: see `count_table`.
+    The contrastive loss is left out, for with parts of a batch it is there before them: see `count_table`.
 
     Args:
         model: on the meta device; `torchflava.training.recompute` may have been called on its units. It is left as it was.
@@ -74,27 +73,17 @@ def count_states(model: FlavaForPreTraining, batch: Batch, precision: str = "fp3
 
 
 def count_table(rows: int, columns: int, embed_dim: int) -> int:
-    """The most bytes that the contrastive loss of B rows against all ranks' columns takes, with its gradients.
+    """The most bytes that the contrastive loss of B rows against all ranks' columns takes, with its gradients: linear in both.
 
     Args:
         rows: B, of this rank.
         columns: W x B.
         embed_dim: E.
     """
-    few, twice = (_square_table(count, embed_dim) for count in (_FEW, 2 * _FEW))
-    each_cell = (twice - 2 * few) / (2 * _FEW**2)
-    each_row = (4 * few - twice) / (2 * _FEW)
-    return round(each_cell * rows * columns + each_row * columns)
-
-
-def _square_table(rows: int, embed_dim: int) -> int:
-    loss = ContrastiveLoss()
-    with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        _Alive() as alive,
-    ):  # autocast, which it turns off, knows no meta device
-        image, text = (torch.empty(rows, embed_dim, requires_grad=True) for _ in range(2))
-        loss(image, text, torch.ones(rows, dtype=torch.bool)).total.backward()
+    with FakeTensorMode(allow_non_fake_inputs=True), _Alive() as alive:
+        pairs, gathered = (torch.empty(count, 2, embed_dim, requires_grad=True) for count in (rows, columns))
+        scale, contrast = torch.empty(1, requires_grad=True), torch.ones(rows, dtype=torch.bool)
+        compare(pairs, gathered, scale, contrast=contrast).backward()  # type: ignore[no-untyped-call]
     return alive.most
 
 

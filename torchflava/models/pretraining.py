@@ -13,10 +13,11 @@ from torchflava.distributed import Gather
 from torchflava.encoders import Encoded, Fused, both_views, first_rows, normed_at
 from torchflava.heads import MaskedPredictionHead, MatchHead
 from torchflava.layers import take_rows
-from torchflava.losses import ContrastiveLoss, Loss, masked_prediction_loss, matching_loss
+from torchflava.losses import ContrastiveLoss, Loss, matching_loss
 from torchflava.models.clip import Clip, clip_model
 from torchflava.models.flava import Flava, flava_model
 from torchflava.models.labelled import of_matched
+from torchflava.models.predicted import prediction_loss
 
 ItmInput = Literal["masked", "clean"]
 Masked = tuple[Encoded, Encoded, Tensor]
@@ -100,14 +101,14 @@ class FlavaForPreTraining(nn.Module):
         if self.mim is None:
             return {}
         patches = normed_at(self.flava.image_encoder, (batch.pixels, batch.masked), 1 + batch.positions)
-        return {"mim": masked_prediction_loss(self.mim(patches), batch.labels)}
+        return {"mim": prediction_loss(self.mim, patches, batch.labels)}
 
     def text_losses(self, batch: TextBatch) -> dict[str, Loss]:
         """Masked language modelling: hidden words from the text alone."""
         if self.mlm is None:
             return {}
         tokens = normed_at(self.flava.text_encoder, (batch.masked_ids, batch.keep), batch.positions)
-        return {"mlm": masked_prediction_loss(self.mlm(tokens), batch.labels)}
+        return {"mlm": prediction_loss(self.mlm, tokens, batch.labels)}
 
     def pair_losses(self, batch: PairBatch) -> dict[str, Loss]:
         """The contrastive loss over true pairs, from the clean views; all others from the masked ones."""
@@ -133,10 +134,10 @@ class FlavaForPreTraining(nn.Module):
             cls, patches, tokens = self._fused_rows(batch, masked or self._encode_masked(batch))
             if self.mmm_image is not None:
                 labels = of_matched(batch.patch_labels, batch)
-                losses["mmm_image"] = masked_prediction_loss(self.mmm_image(patches), labels)
+                losses["mmm_image"] = prediction_loss(self.mmm_image, patches, labels)
             if self.mmm_text is not None:
                 labels = of_matched(batch.token_labels, batch)
-                losses["mmm_text"] = masked_prediction_loss(self.mmm_text(tokens), labels)
+                losses["mmm_text"] = prediction_loss(self.mmm_text, tokens, labels)
             if self.itm is not None and self.itm_input == "masked":
                 losses["itm"] = matching_loss(self.itm(cls), batch.matched)
         if self.itm is not None and self.itm_input == "clean":
