@@ -74,7 +74,7 @@ def _finish(axes: Any, x: Sequence[int], sweep: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(x, [str(at) for at in x])
     axes.set_xlabel(X_OF[sweep])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 
@@ -127,7 +127,7 @@ def _parts(axes: Any, plans: Sequence["Plan"]) -> None:
             [place + 0.2 * number - 0.3 for place in at], [1e3 * v for v in values], 0.18, color=colour, label=label
         )
     axes.set_xticks(list(at), [f"spread {plan.spread}" for plan in plans])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.set_ylabel("milliseconds")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)

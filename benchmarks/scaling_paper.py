@@ -1,11 +1,14 @@
 """The half of `scaling.py` that is on paper: sizes and numbers of GPUs, each with its ways of spreading, and the table."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import on_paper
 from drawn import LONGEST, Shape
 from on_paper import Collective, Machine, Ranks, Step
+
+from torchflava.models import SIZES
 
 MACHINE = Machine()
 SLOW = MACHINE._replace(network=100e9 / 8 / MACHINE.per_node)
@@ -50,22 +53,23 @@ def planned(asked: Sequence[str], gpus: Sequence[int]) -> list[Plan]:
     """Each `size:rows` or `size:rows:recompute` on each number of GPUs, spread in each way that differs.
 
     Raises:
-        SystemExit: for words of another form, and for GPUs that fill no nodes.
+        SystemExit: for words of another form, for an unknown size, and for GPUs that fill no nodes.
     """
     plans = []
     for words in asked:
-        size, rows, *more = words.split(":")
-        if not rows.isdigit() or more not in ([], ["recompute"]):
-            raise SystemExit(f"--paper {words}: say size:rows, or size:rows:recompute")
-        model, shape = on_paper.on_meta(size), Shape(size, batch_size=int(rows))
-        of = {"machine": MACHINE, "recompute": bool(more)}
+        form = re.fullmatch(r"([^:]+):([1-9]\d*)(:recompute)?", words)
+        if form is None or form[1] not in SIZES:
+            raise SystemExit(f"--paper {words}: say size:rows or size:rows:recompute, a size of {', '.join(SIZES)}")
+        size, rows, recompute = form[1], int(form[2]), form[3] is not None
+        model, shape = on_paper.on_meta(size), Shape(size, batch_size=rows)
+        of = {"machine": MACHINE, "recompute": recompute}
         alone = on_paper.mixture_of(model, shape, ranks=Ranks(1), **of)
         for spread, ranks in (way for number in gpus for way in ways(number)):
             sent = on_paper.collectives(model, "pair", shape.batch_size, ranks=ranks)
             pair = on_paper.step_of(model, shape, "pair", ranks=ranks, **of)
             mixture = on_paper.mixture_of(model, shape, ranks=ranks, **of)
             slow = on_paper.mixture_of(model, shape, ranks=ranks, **of | {"machine": SLOW})
-            plans.append(Plan(size, spread, ranks, shape, bool(more), sent, pair, mixture, slow, alone))
+            plans.append(Plan(size, spread, ranks, shape, recompute, sent, pair, mixture, slow, alone))
     return plans
 
 
