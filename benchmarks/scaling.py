@@ -49,9 +49,9 @@ class Config:
     """After one to warm up."""
     precision: str = "fp32"
     sweeps: tuple[str, ...] = SWEEPS
-    paper: tuple[str, ...] = ("base:128", "2.7b:32:recompute")
-    """What is put on paper: size:rows of a GPU, with :recompute where blocks are computed again in backward."""
-    gpus: tuple[int, ...] = (1, 8, 64, 512)
+    paper: tuple[str, ...] = ("base:128", "base:=8192", "2.7b:32:recompute")
+    """What is put on paper: size:rows of a GPU, or size:=rows of all; with :recompute where blocks are computed again."""
+    gpus: tuple[int, ...] = (1, 8, 64, 256, 512)
     measured: str = ""
     """A scaling.json from before, whose numbers are taken in place of measuring."""
     out: str = "benchmarks/results"

@@ -121,7 +121,9 @@ def test_how_often_base_sends() -> None:
     found = on_paper.collectives(base(), "pair", 128, ranks=Ranks(64))
     assert Counter(sent.verb for sent in found) == {"all-gather": gathers, "reduce-scatter": scatters, "all-reduce": 2}
     copied = on_paper.collectives(base(), "pair", 128, ranks=Ranks(8, 8))
-    assert sum(sent.group == "copies" for sent in copied) == 12 + 12 + 6 + 1 + 1
+    over = [sent.nbytes for sent in copied if sent.group == "copies"]
+    assert len(over) == 12 + 12 + 6 + 1 + 1
+    assert 8 * sum(over) == on_paper.total(copied, "reduce-scatter", "gradients")  # each sums up its shards alone
     assert on_paper.total(found, "all-gather", "embeddings") == 2 * 4 * 128 * 64 * 512
     assert on_paper.collectives(base(), "pair", 128, ranks=Ranks(1)) == []
 

@@ -57,6 +57,17 @@ def test_ways_of_spreading() -> None:
     assert scaling_paper.ways(64) == [("all", Ranks(64)), ("node", Ranks(8, 8)), ("copies", Ranks(1, 64))]
 
 
+def test_a_batch_of_all_is_shared_where_its_rows_fit() -> None:
+    plans = scaling_paper.planned(("tiny:=1024", "tiny:3:recompute"), (1, 8))
+    found = [(plan.name, plan.spread, plan.ranks.world, plan.shape.batch_size) for plan in plans]
+    assert found[:2] == [("tiny, a batch of 1,024", spread, 8, 128) for spread in ("all", "copies")]
+    assert [rows for *_, rows in found[2:]] == [3, 3, 3]
+    assert plans[2].efficiency == 1  # one GPU beside itself
+    assert plans[3].rate == pytest.approx(8 * 3 / plans[3].mixture)
+    with pytest.raises(SystemExit, match="8 GPUs do not share it evenly"):
+        scaling_paper.planned(("tiny:=1001",), (8,))
+
+
 @pytest.mark.slow
 def test_the_whole_at_the_size_tiny_and_again_from_its_numbers(tmp_path: Path) -> None:
     few = {"batch_sizes": (1, 2), "text_lengths": (8,), "image_sizes": (32,), "out": str(tmp_path)}
