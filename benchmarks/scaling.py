@@ -239,10 +239,9 @@ def page(config: Config, found: Sequence[Found], where: Sequence[str]) -> Iterat
     yield from ("## Measured", "", *NOTES, "")
     for sweep in dict.fromkeys(one.point.sweep for one in found):
         of_sweep = [one for one in found if one.point.sweep == sweep]
-        yield from (
-            f"| {X_OF[sweep]} | s a sample | least to most | GFLOP a sample | GFLOP/s | MB of a step | MB before |",
-        )
-        yield "|--:|--:|--:|--:|--:|--:|--:|"
+        head = [X_OF[sweep], "s a sample", "least to most", "GFLOP a sample", "GFLOP/s", "MB of a step", "MB before"]
+        head += ["MB that a rank sends a step"] if sweep in ("weak", "strong") else []
+        yield from (f"| {' | '.join(head)} |", f"|{'--:|' * len(head)}")
         yield from (*map(line, of_sweep), "")
 
 
@@ -251,7 +250,8 @@ NOTES = (
     "of all ranks together, for others use the machine too; what a rank waits for is not in them. Points take turns, and medians",
     "count. Operations are those that the model computes (torchflava.models.step_flops), so the same GFLOP/s in two lines mean",
     "that time follows operations. Memory is the most that is resident during the first step above what was there before (model,",
-    "batch, process), gradients included, of one rank. Texts are a batch of texts alone, all else is of pairs.",
+    "batch, process), gradients included, of one rank. Texts are a batch of texts alone, all else of pairs; captions are drawn",
+    "anew for each number of rows, so operations a sample differ a little. What ranks send is counted (benchmarks/on_paper.py).",
 )
 
 
@@ -259,7 +259,17 @@ def line(one: Found) -> str:
     """Of a table."""
     each = [took / one.point.samples for took in one.seconds]
     numbers = f"{one.each:.3f} | {min(each):.3f} to {max(each):.3f} | {one.flops / 1e9:.2f} | {one.flops / one.each / 1e9:.1f}"
-    return f"| {one.point.x} | {numbers} | {one.memory:,.0f} | {one.held:,.0f} |"
+    sent = f" {sent_by(one.point) / 1e6:,.0f} |" if one.point.sweep in ("weak", "strong") else ""
+    return f"| {one.point.x} | {numbers} | {one.memory:,.0f} | {one.held:,.0f} |{sent}"
+
+
+def sent_by(point: Point) -> float:
+    """Bytes that each rank sends in a step, counted."""
+    from on_paper import Ranks, collectives, on_meta, sent_by_each
+
+    model, ranks = on_meta(point.shape.size, point.shape.image_size, point.shape.patch_size), Ranks(point.ranks)
+    of = {"ranks": ranks, "precision": point.case.precision, "clips": False}
+    return sum(sent_by_each(sent, ranks) for sent in collectives(model, point.case.kind, point.shape.batch_size, **of))
 
 
 if __name__ == "__main__":

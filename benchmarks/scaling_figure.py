@@ -37,9 +37,7 @@ def draw(found: Sequence["Found"], plans: Sequence["Plan"]) -> Any:
             _memory(below, of_sweep)
             above.set_title(TITLES[sweep], loc="left", fontsize=11)
         grid[0, 0].legend(frameon=False, fontsize=8.5)
-    paper.suptitle(
-        "On paper, not measured: H100 with 400 Gb/s a GPU, the mixture's samples, as many rows a GPU", fontsize=13
-    )
+    paper.suptitle("On paper, not measured: H100 with 400 Gb/s a GPU, the mixture's samples", fontsize=13)
     _paper(paper, plans)
     return figure
 
@@ -84,35 +82,39 @@ def _paper(figure: Any, plans: Sequence["Plan"]) -> None:
     names = list(dict.fromkeys(plan.name for plan in plans))
     for panels, name in zip(figure.subplots(1, 2 * len(names), squeeze=False).reshape(-1, 2), names, strict=True):
         of_model = [plan for plan in plans if plan.name == name]
-        _efficiency(panels[0], of_model)
+        _efficiency(panels[0], of_model, told=name == names[0])
         panels[0].set_title(name, loc="left", fontsize=10)
         most = max(plan.ranks.world for plan in of_model)
-        _parts(panels[1], [plan for plan in of_model if plan.ranks.world == most])
+        _parts(panels[1], [plan for plan in of_model if plan.ranks.world == most], told=name == names[0])
         panels[1].set_title(f"A step of pairs on {most} GPUs", loc="left", fontsize=10)
 
 
-def _efficiency(axes: Any, plans: Sequence["Plan"]) -> None:
+def _efficiency(axes: Any, plans: Sequence["Plan"], *, told: bool) -> None:
+    """Numbers of GPUs stand side by side; up to a node, a copy a node is what spreading over all is."""
+    gpus = sorted({plan.ranks.world for plan in plans})
+    of_node = {plan.ranks.world for plan in plans if plan.spread == "node"}
     for spread, (colour, marker) in _WAYS.items():
-        of_way = [plan for plan in plans if plan.spread == spread]
-        of_way = of_way if spread == "all" else [plan for plan in plans if plan.ranks.world == 1] + of_way
-        x = [plan.ranks.world for plan in of_way]
+        same = {1} if spread == "copies" else set(gpus) - of_node
+        of_way = [
+            plan for plan in plans if plan.spread == spread or (plan.spread == "all" and plan.ranks.world in same)
+        ]
+        x = [gpus.index(plan.ranks.world) for plan in of_way]
         axes.plot(x, [plan.efficiency for plan in of_way], color=colour, marker=marker, markersize=5, label=spread)
         axes.plot(x, [plan.alone / plan.slow for plan in of_way], ":", color=colour, marker=marker, markersize=3)
-    gpus = sorted({plan.ranks.world for plan in plans})
     axes.plot([], [], ":", color="0.3", label="with 100 Gb/s a node")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(gpus, [str(number) for number in gpus])
+    axes.set_xticks(range(len(gpus)), [str(number) for number in gpus])
     axes.set_xlabel("GPUs")
     axes.set_ylabel("share of what a GPU does alone")
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.15)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    if told:
+        axes.legend(frameon=False, fontsize=8, title="--spread", title_fontsize=8)
 
 
-def _parts(axes: Any, plans: Sequence["Plan"]) -> None:
-    """Bars beside each other: computing; sending that may hide, and that a rank waits for, each of bytes and hops."""
+def _parts(axes: Any, plans: Sequence["Plan"], *, told: bool) -> None:
+    """Bars beside each other: computing, sending by what takes its time, and the step, in which the first two overlap."""
     at = range(len(plans))
     steps = [plan.pair for plan in plans]
     rows = {
@@ -126,8 +128,10 @@ def _parts(axes: Any, plans: Sequence["Plan"]) -> None:
         axes.bar(
             [place + 0.2 * number - 0.3 for place in at], [1e3 * v for v in values], 0.18, color=colour, label=label
         )
-    axes.set_xticks(list(at), [f"spread {plan.spread}" for plan in plans])
+    axes.set_xticks(list(at), [plan.spread for plan in plans])
+    axes.set_xlabel("--spread")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.set_ylabel("milliseconds")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    if told:
+        axes.legend(frameon=False, fontsize=8)

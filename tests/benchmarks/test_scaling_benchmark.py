@@ -1,6 +1,7 @@
 """The benchmark of scaling: its sizes, what is written and read again, and the whole at the size tiny."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("transformers", reason="transformers is not installed: pip i
 
 import scaling
 import scaling_paper
+import sides
 from on_paper import Ranks
 from scaling import Config, Found
 
@@ -46,9 +48,17 @@ def test_operations_of_a_sample_do_not_grow_with_ranks_but_for_the_columns_compa
 
 
 def test_a_line_tells_medians() -> None:
-    point = scaling.points(scaling.settled(TINY), "weak")[1]
-    found = Found(point, flops=2 * 10**9, seconds=[8.0, 16.0, 4.0], memory=120.4, held=3000.0)
-    assert scaling.line(found) == "| 2 | 1.000 | 0.500 to 2.000 | 2.00 | 2.0 | 120 | 3,000 |"
+    config = scaling.settled(TINY)
+    found = Found(scaling.points(config, "batch")[1], 2 * 10**9, [4.0, 8.0, 2.0], memory=120.4, held=3000.0)
+    assert scaling.line(found) == "| 4 | 1.000 | 0.500 to 2.000 | 2.00 | 2.0 | 120 | 3,000 |"
+    alone, both = scaling.points(config, "weak")
+    assert scaling.line(replace(found, point=alone)).endswith("| 3,000 | 0 |")
+    model = sides.our_model(both.shape)
+    unread = sum(x.numel() for part in (model.mim, model.mlm) for x in part.parameters())
+    moved = (
+        2 * sum(x.numel() for x in model.parameters()) - unread
+    )  # gathered, and but for the heads of other kinds reduced
+    assert 1 < scaling.sent_by(both) / (4 * moved / 2) < 1.05  # each keeps a half; blocks are gathered again
 
 
 def test_ways_of_spreading() -> None:
