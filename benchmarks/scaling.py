@@ -1,7 +1,7 @@
 """What our step costs as batch, text, image and ranks grow, and many GPUs on paper: `python benchmarks/scaling.py`.
 
 Measured are seconds a sample and memory of steps of `recipes/pretrain.py`'s way, codes given, each size in a process of its
-own (`turns.py`), beside counted operations; ten minutes on two cores that nobody else uses, seconds with `--size tiny`. Ranks
+own (`turns.py`), beside counted operations; ten minutes on two free cores, a minute with `--size tiny`. Ranks
 are processes with gloo on this machine, so that they show what ranks cost each other in work, not in waiting for a network.
 `on_paper.py` has the model of many GPUs and its assumptions.
 """
