@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,17 +44,20 @@ class Work(NamedTuple):
 class Process:
     """`Work` in a process of its own; a context, which ends it.
 
+    Args:
+        work: what it is there for.
+        env: variables of its environment, such as those by which ranks find each other.
+
     Raises:
         RuntimeError: with what the process said, if it ends by itself.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, env: Mapping[str, str] | None = None) -> None:
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in __exit__
         words = json.dumps(work._replace(shape=tuple(work.shape)))
         pipe = subprocess.PIPE
-        env = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-        }
+        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "PYTHONPATH": path, **(env or {})}
         self._process = subprocess.Popen(
             [sys.executable, __file__, words], stdin=pipe, stdout=pipe, stderr=self._said, text=True, env=env
         )
