@@ -152,6 +152,17 @@ def test_large_memo_indices_take_no_memory() -> None:
     assert parse(b"\x80\x02)r\xff\xff\xff\xffj\xff\xff\xff\xff\x86.", ()).root == ((), ())
 
 
+@pytest.mark.parametrize("opcode", [b"\x96", b"\x8e", b"\x8d"])  # BYTEARRAY8, BINBYTES8, BINUNICODE8
+@pytest.mark.parametrize("length", [2**40, 2**62])
+def test_a_length_beyond_the_file_reserves_nothing(tmp_path: Path, opcode: bytes, length: int) -> None:
+    (tmp_path / "long").write_bytes(b"\x80\x05" + opcode + length.to_bytes(8, "little") + b"abc.")
+    with (
+        (tmp_path / "long").open("rb") as file,
+        pytest.raises(UnreadableError, match=r"is damaged \(ValueError: \d+ bytes"),
+    ):
+        parse(file, ())
+
+
 def test_a_refusal_is_told_apart_from_damage() -> None:
     with pytest.raises(RefusedError, match=r"'posix\.system'"):
         parse(CALLS["REDUCE"], BASE)
