@@ -4,11 +4,11 @@ Source: Python's `pickletools` (the opcodes) and what `torch.save` writes (tenso
 is a program that may call anything; here it only describes. A global that is not on the allow-list is refused by name.
 """
 
-import io
-import os
 import pickletools
 from collections.abc import Callable, Collection
 from typing import Any, BinaryIO, NamedTuple
+
+from torchflava.streams import Bounded
 
 
 class UnreadableError(ValueError):
@@ -104,29 +104,13 @@ def parse(stream: BinaryIO | bytes, allow: Collection[str]) -> Parsed:
     """
     machine = _Machine(_ALLOWED.union(allow))
     try:
-        for opcode, value, _ in pickletools.genops(_Bounded(stream)):  # type: ignore[arg-type]  # it reads, no more is asked
+        for opcode, value, _ in pickletools.genops(Bounded(stream)):  # type: ignore[arg-type]  # it reads, no more is asked
             machine.step(opcode.name, value)
         return Parsed(machine.stack.pop(), machine.stored)
     except RefusedError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise UnreadableError(f"its pickle is damaged ({type(error).__name__}: {str(error)[:200]})") from error
-
-
-class _Bounded:
-    """A stream that is not asked for more than it has: a length in a damaged pickle would be reserved before it is read."""
-
-    def __init__(self, stream: BinaryIO | bytes) -> None:
-        self._stream = io.BytesIO(stream) if isinstance(stream, bytes) else stream
-        self.tell, self.readline = self._stream.tell, self._stream.readline
-        here = self.tell()
-        self._end = self._stream.seek(0, os.SEEK_END)
-        self._stream.seek(here)
-
-    def read(self, size: int) -> bytes:
-        if size > self._end - self.tell():
-            raise ValueError(f"{size} bytes are due where {self._end - self.tell()} are left")
-        return self._stream.read(size)
 
 
 def tensors(node: Any) -> dict[str, View]:
