@@ -272,7 +272,7 @@ def test_ranks_killed_while_they_send_go_on_elsewhere_to_the_bit(tmp_path: Path)
         seen = trace(tmp_path / f"machine{number}" / "run")
         assert seen
         assert all(due[step] == record for step, record in seen.items())
-    assert in_a_save == 3
+    assert in_a_save >= 2  # between looking and killing a save may end
     (tmp_path / "slow").unlink()
     last = [*words, "--folder", str(tmp_path / "last"), "--checkpoints", url]
     assert Job(last, 2, before=bucket.register).join(600) == [0, 0]
