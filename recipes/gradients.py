@@ -84,9 +84,9 @@ def unlabelled(raw: RawBatch) -> RawBatch:
 
 def _with_codes(raw: RawBatch, device: torch.device, codebook: Codebook | None) -> RawBatch:
     """The batch with codes in place of the codebook's views: a part is prepared more than once, and encoded once."""
-    if isinstance(raw, RawTextBatch) or raw.targets.ndim == 2:
-        return raw
-    return raw._replace(targets=encode_by(codebook)(raw.targets.to(device)))
+    if isinstance(raw, RawTextBatch) or raw.targets.ndim == 2 or codebook is None:
+        return raw  # without a codebook, preparing tells
+    return raw._replace(targets=codebook.encode(raw.targets.to(device)))
 
 
 def _contrastive(model: FlavaForPreTraining, device: torch.device) -> Across:

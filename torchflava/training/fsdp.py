@@ -28,6 +28,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Spread = Literal["all", "node", "copies"]
 """Over whom a weight is spread: over all ranks, over those of a node with a copy on each node, or over none, as in DDP."""
 
+_SHAPES = 64  # ways in which a block may be called
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -61,6 +62,8 @@ def recompute(units: Iterable[nn.Module]) -> None:
 
 def compile_units(units: Iterable[nn.Module]) -> None:
     """Compile each unit by itself, in place, without a break in its graph; after `recompute` and before `shard`."""
+    # All blocks share one forward, which is compiled for each width, kind of pass and set of rows; torch gives up after eight.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for unit in units:
         unit.compile(fullgraph=True)
 
