@@ -114,6 +114,16 @@ def test_lower_precision_changes_logits_and_codes_little(precision: Precision, n
     assert {t.dtype for t in low.state_dict().values()} == {torch.float32}
 
 
+def test_other_weights_are_cast_anew() -> None:
+    low, other = (DalleCodebook(weights(), image_size=SIZE, precision="bf16") for _ in range(2))
+    before = low(pixels())
+    state = {name: -t for name, t in low.state_dict().items()}
+    other.load_state_dict(state)
+    low.load_state_dict(state)
+    assert torch.equal(low(pixels()), other(pixels()))
+    assert not torch.equal(low(pixels()), before)
+
+
 def test_a_precision_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="precision must be one of fp32, bf16, fp16, got 'fp8'"):
         DalleCodebook(weights(), image_size=SIZE, precision="fp8")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ widths W, 2W, 4W, 8W; the first three end by halving the side, so 112 px give 14
 
 import os
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -163,15 +163,18 @@ class _Convolution(nn.Module):
         self.register_buffer("w", weights[f"{name}.w"])
         self.register_buffer("b", weights[f"{name}.b"])
         self._low: tuple[Tensor, Tensor] | None = None
+        self._made_of: tuple[Any, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         w, b = (self.w, self.b) if x.dtype == self.w.dtype else self._cast(x)
         return F.conv2d(x, w, b, padding=self.w.shape[-1] // 2)
 
     def _cast(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights as `x` is, made once."""
-        if self._low is None or self._low[0].dtype != x.dtype or self._low[0].device != x.device:
+        """The weights as `x` is, made once for these weights."""
+        made_of = (x.dtype, x.device, id(self.w), self.w._version, self.b._version)
+        if self._low is None or self._made_of != made_of:
             self._low = self.w.to(x, memory_format=torch.channels_last), self.b.to(x)
+            self._made_of = made_of
         return self._low
 
 
