@@ -101,6 +101,22 @@ class Feeder:
 
         return embed_over_ranks(texts, of_own).cpu()
 
+    def matches(self, views: Tensor, texts: Sequence[str]) -> Tensor:
+        """(B, 3, S, S) and a text for each -> (B,) float32 on the device: how well they go together, by the model's `match`.
+
+        Raises:
+            ValueError: if the model cannot score pairs, or returns something else than a number for each.
+        """
+        match = self.evaluated.match
+        if match is None:
+            raise ValueError(f"pairs cannot be scored: {self.evaluated.without or 'match is None'}")
+        with torch.no_grad():
+            scores = match(views.to(self.run.device), texts)
+        if not isinstance(scores, Tensor) or scores.shape != (len(texts),):
+            told = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+            raise ValueError(f"the model's match made {told} of {len(texts)} pairs; a number for each is due")
+        return scores.to(self.run.device, torch.float32)
+
     def fingerprint(self) -> str:
         """A number of what the model makes of two fixed pictures: another model, view, precision or device has another.
 

@@ -58,19 +58,17 @@ def by_cosine(pairs: Sequence[Example], feeder: Feeder) -> Tensor:
 
 def by_matching_head(pairs: Sequence[Example], feeder: Feeder) -> Tensor:
     """(N,): the head's logit, which looks at image and text together; shared over ranks."""
-    view, match, run = feeder.evaluated.view, feeder.evaluated.match, feeder.run
-    assert match is not None
-    size = feeder.subject.batch_size
+    view, size = feeder.evaluated.view, feeder.subject.batch_size
 
     def of_own(own: Sequence[Example]) -> Tensor:
         parts = []
         for start in range(0, len(own), size):
             part = own[start : start + size]
-            views = torch.stack([view(read_image(_file(pair))) for pair in part]).to(run.device)
-            parts.append(match(views, [_text(pair) for pair in part]))
+            views = torch.stack([view(read_image(_file(pair))) for pair in part])
+            parts.append(feeder.matches(views, [_text(pair) for pair in part]))
         return torch.cat(parts)
 
-    wave = _WAVE * size * run.world_size
+    wave = _WAVE * size * feeder.run.world_size
     return torch.cat([embed_over_ranks(pairs[at : at + wave], of_own).cpu() for at in range(0, len(pairs), wave)])
 
 

@@ -84,17 +84,10 @@ class _Embedded:
 
     def score(self, image: Tensor, text: Tensor) -> Tensor:
         """(B,) and (B,) places -> (B,), shared over ranks."""
-        match, device = self._feeder.evaluated.match, self._feeder.run.device
-        assert match is not None
 
         def of_own(own: Sequence[tuple[int, int]]) -> Tensor:
-            views = torch.stack([self._views[at] for at, _ in own]).to(device)
-            with torch.no_grad():
-                scores = match(views, [self._texts[at] for _, at in own])
-            if not isinstance(scores, Tensor) or scores.shape != (len(own),):
-                told = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-                raise ValueError(f"the model's match made {told} of {len(own)} pairs; a number for each is due")
-            return scores.to(device, torch.float32)
+            views = torch.stack([self._views[at] for at, _ in own])
+            return self._feeder.matches(views, [self._texts[at] for _, at in own])
 
         return embed_over_ranks(list(zip(image.tolist(), text.tolist(), strict=True)), of_own).cpu()
 
