@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from torchflava.losses.chunks import cross_entropy_with_gradient
+
 CELLS = 2**22
 """Of a chunk's logits, 16 MB: on a CPU about the fastest power of two; whole tables are no faster, of 7 rows or of 8,192
 (docs/decisions/0071)."""
@@ -58,9 +60,12 @@ class _Compare(torch.autograd.Function):
             for at in range(0, len(pairs), at_a_time):
                 chunk = slice(at, at + at_a_time)
                 rows, against = pairs[chunk, way], columns[:, other]
-                loss, error = _of_chunk(scale * rows, against, labels[chunk], skipped[chunk], learns=learns)
-                total += loss
+                loss, error = cross_entropy_with_gradient(
+                    scale * rows @ against.T, labels[chunk], skipped[chunk], wanted=learns
+                )
+                total += loss / 2  # of two directions
                 if learns:
+                    error.div_(2)
                     back = error @ against
                     of_pairs[chunk, way] = scale * back
                     of_scale += (back * rows).sum()
@@ -77,13 +82,3 @@ class _Compare(torch.autograd.Function):
         of_pairs, of_columns, of_scale = ctx.saved_tensors
         through = gradient * of_columns.transpose(0, 1) if ctx.through else None
         return gradient * of_pairs, through, gradient * of_scale, None, None
-
-
-def _of_chunk(rows: Tensor, columns: Tensor, labels: Tensor, skipped: Tensor, *, learns: bool) -> tuple[Tensor, Tensor]:
-    """Half the cross-entropy () of scaled rows (R, E) against (N, E), and its gradient (R, N) at the logits, if wanted."""
-    table = torch.log_softmax(rows @ columns.T, dim=1)
-    loss = -torch.where(skipped, 0.0, table.gather(1, labels)).sum() / 2
-    if learns:
-        table.exp_().scatter_add_(1, labels, table.new_full((), -1.0).expand_as(labels))
-        table.masked_fill_(skipped, 0.0).div_(2)
-    return loss, table

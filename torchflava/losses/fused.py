@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from torchflava.batch import IGNORE
+from torchflava.losses.chunks import cross_entropy_with_gradient
 from torchflava.losses.loss import Loss
 from torchflava.losses.masked import check_labels, masked_prediction_loss
 
@@ -66,9 +67,13 @@ class _Fused(torch.autograd.Function):
         of_states = torch.zeros_like(states)
         of_weight = torch.zeros(weight.shape if how.learns else (0, 0), dtype=exact, device=states.device)
         of_bias = torch.zeros(len(weight), dtype=exact, device=states.device)
+        ignored = (labels == IGNORE)[:, None]
+        labels = labels[:, None].masked_fill(ignored, 0)
         for at in range(0, len(states), how.at_a_time):
             chunk = slice(at, at + how.at_a_time)
-            loss, error = _of_chunk(states[chunk], weight, bias, labels[chunk, None], learns=how.learns)
+            loss, error = cross_entropy_with_gradient(
+                F.linear(states[chunk], weight, bias), labels[chunk], ignored[chunk], wanted=how.learns
+            )
             total += loss
             if how.learns:
                 of_bias += error.sum(0)
@@ -90,17 +95,3 @@ class _Fused(torch.autograd.Function):
         of_states, of_weight, of_bias = ctx.saved_tensors
         of_bias = (gradient * of_bias).to(ctx.dtype) if ctx.learns_bias else None
         return gradient * of_states, (gradient * of_weight).to(ctx.dtype), of_bias, None, None
-
-
-def _of_chunk(
-    states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, *, learns: bool
-) -> tuple[Tensor, Tensor]:
-    """The cross-entropy () of (R, D), labels (R, 1), and its gradient (R, V) at the logits, if wanted; float32."""
-    ignored = labels == IGNORE
-    labels = labels.masked_fill(ignored, 0)
-    table = torch.log_softmax(F.linear(states, weight, bias), dim=1, dtype=torch.float32)
-    loss = -torch.where(ignored, 0.0, table.gather(1, labels)).sum()
-    if learns:
-        table.exp_().scatter_add_(1, labels, table.new_full((), -1.0).expand_as(labels))
-        table.masked_fill_(ignored, 0.0)
-    return loss, table
