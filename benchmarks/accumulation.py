@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tyro
-from machine import ROOT, commit, processor
+from machine import ROOT, commit, from_now_on, most, processor
 
 ALL = 8192
 
@@ -182,18 +182,6 @@ def _in_parts(model: Any, batch: Any, micro: int, *, across: Any) -> None:
     parts = [PairBatch(*(column[at : at + micro] for column in batch)) for at in range(0, len(batch.ids), micro)]
     means = partial(mean_losses, num_rows=labelled_rows(batch))
     accumulate(model, parts, means, objective=lambda m: sum(m.values()), make=lambda part: part, across=across)
-
-
-def from_now_on() -> float:
-    """Forget how much memory was resident at most; what is now, in MB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return most()
-
-
-def most() -> float:
-    """The most memory that was resident, in MB (Linux's VmHWM: unlike getrusage's, it can be set back)."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 def report(config: Config) -> Iterator[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from machine import ROOT, facts
+from machine import ROOT, facts, from_now_on, most
 
 WIDTH, WORDS, STATES = 512, 30_522, 768
 PLAIN, CHUNKS = "plain", "chunks"
@@ -96,20 +96,9 @@ def words(side: str, rows: int, columns: int) -> dict[str, float]:
 
 
 def _taken(loss: object) -> dict[str, float]:
-    before, began = _from_now_on(), time.process_time()
+    before, began = from_now_on(), time.process_time()
     loss().backward()
-    return {"memory": _most() - before, "seconds": time.process_time() - began}
-
-
-def _from_now_on() -> float:
-    Path("/proc/self/clear_refs").write_text("5")
-    return _most()
-
-
-def _most() -> float:
-    """The most memory that was resident, in MB (Linux's VmHWM)."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
+    return {"memory": most() - before, "seconds": time.process_time() - began}
 
 
 def measured(what: str, side: str, rows: int, columns: int) -> dict[str, float]:

@@ -1,8 +1,9 @@
-"""Where a benchmark ran: the processor or GPU, the versions, the commit. Every page in `results/` begins with it."""
+"""Where a benchmark ran, with which every page in `results/` begins: processor or GPU, versions, commit. And the memory taken."""
 
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,3 +44,27 @@ def facts(device: str = "cpu", *, threads: int = 0, packages: Sequence[str] = ()
         yield f"{os.cpu_count()} x {processor()}, {capability}, {used} threads of torch, load {load:.1f} at the end."
     versions = "".join(f", {name} {importlib.metadata.version(name)}" for name in packages)
     yield f"torch {torch.__version__}{versions}; commit {commit()}."
+
+
+def from_now_on(device: str = "cpu") -> float:
+    """Forget how much memory was taken at most; what is now, in MB."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")
+    return most(device)
+
+
+def most(device: str = "cpu") -> float:
+    """The most memory that was taken, in MB: by CUDA's allocator, or resident (Linux's VmHWM, which can be set back)."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS, in bytes

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drawn import Case, Shape
+from machine import from_now_on, most
 
 
 class Work(NamedTuple):
@@ -160,30 +160,6 @@ def wait(device: str) -> None:
 
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def from_now_on(device: str) -> float:
-    """Forget how much memory was taken at most; what is now, in MB."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-    return most(device)
-
-
-def most(device: str) -> float:
-    """The most memory that was taken, in MB: by CUDA's allocator, or resident (Linux's VmHWM, which can be set back)."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS, in bytes
 
 
 if __name__ == "__main__":
