@@ -246,7 +246,7 @@ def test_ranks_killed_while_they_send_go_on_elsewhere_to_the_bit(tmp_path: Path)
     assert Job([*words, "--folder", str(tmp_path / "alone")], 2).join(600) == [0, 0]
     due = trace(tmp_path / "alone" / "run")
     url, there = bucket.made(tmp_path), tmp_path / "bucket" / "run"
-    (tmp_path / "slow").write_text("shard-00001 0.2\nshard-00002 1.0\nstate.json 1.0\n")
+    (tmp_path / "slow").write_text("shard-00001 1.0\nshard-00002 1.0\nstate.json 1.0\n")
     in_a_save = 0
     for number, sent in enumerate((0, 1, 2)):
 
@@ -272,7 +272,7 @@ def test_ranks_killed_while_they_send_go_on_elsewhere_to_the_bit(tmp_path: Path)
         seen = trace(tmp_path / f"machine{number}" / "run")
         assert seen
         assert all(due[step] == record for step, record in seen.items())
-    assert in_a_save >= 2  # between looking and killing a save may end
+    assert in_a_save == 3
     (tmp_path / "slow").unlink()
     last = [*words, "--folder", str(tmp_path / "last"), "--checkpoints", url]
     assert Job(last, 2, before=bucket.register).join(600) == [0, 0]
