@@ -1,9 +1,13 @@
 """The documentation site: `sphinx-build -W --keep-going -c docs . build/site`, then open build/site/index.html.
 
+With TORCHFLAVA_NOTEBOOKS=force in the environment the notebooks are run and shown with their pictures.
+
 The source folder is the checkout, so that a link from one file to another is right on the site as it is in the repository:
 what is a page leads to the page, any other file is handed out as it stands. A page that the navigation in docs/index.md
 lacks, a link that leads nowhere and a heading that is not there are warnings, which `-W` makes errors.
 """
+
+import os
 
 from torchflava import __version__
 
@@ -17,8 +21,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "sphinx_copybutton",
-    "sphinx_design",
 ]
 root_doc = "docs/index"
 include_patterns = ["docs/**", "benchmarks/results/*.md", "CHANGELOG.md", "CONTRIBUTING.md"]
@@ -26,7 +28,11 @@ exclude_patterns = [".*", "build", "dist", "runs", "data", "tests", "recipes", "
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block", "attrs_inline"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"  # tests/docs/test_notebooks.py runs them
+nb_execution_mode = os.environ.get(
+    "TORCHFLAVA_NOTEBOOKS", "off"
+)  # force: run them, two minutes; they are kept without pictures
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
 nb_merge_streams = True
 suppress_warnings = ["ref.python"]  # a bare name that several classes have is no link
 
@@ -50,6 +56,7 @@ html_static_path = ["site/static"]
 templates_path = ["site/templates"]
 html_sidebars = {"**": ["whole-nav.html"]}
 html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 html_extra_path = ["site/redirect"]  # index.html at the top, which leads to docs/index.html
 html_copy_source = False
 html_show_sourcelink = False
@@ -64,5 +71,3 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-copybutton_prompt_text = r">>> |\.\.\. |\$ "
-copybutton_prompt_is_regexp = True

@@ -32,7 +32,7 @@ def box(b: Box, *, code: bool = False) -> str:
     top = b.y + b.height / 2 - 9 * (len(lines) - 1) + 5
     told = "".join(
         f'<text x="{b.x + b.width / 2:g}" y="{top + 18 * i:g}" fill="#212529" text-anchor="middle"{family}'
-        f'{" font-weight=" + chr(34) + "600" + chr(34) if i == 0 and len(lines) > 1 else ""}>{escape(line)}</text>'
+        f"{' font-weight=' + chr(34) + '600' + chr(34) if i == 0 and len(lines) > 1 else ''}>{escape(line)}</text>"
         for i, line in enumerate(lines)
     )
     return (
@@ -92,11 +92,13 @@ def flava() -> str:
         box(Box(285, 5, 150, 45, "itm\non CLS_M", LOSS)),
         box(Box(450, 5, 150, 45, "mmm_text", LOSS)),
     ]
-    return svg(720, 390, "FLAVA: an image encoder, a text encoder, a fusion encoder, and where its six losses look", parts)
+    return svg(
+        720, 390, "FLAVA: an image encoder, a text encoder, a fusion encoder, and where its six losses look", parts
+    )
 
 
 _HIDDEN = {(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)}
-_CODES = "41 41 7 7 41 93 95 7 12 93 95 88 12 12 60 60".split()
+_CODES = (41, 41, 7, 7, 41, 93, 95, 7, 12, 93, 95, 88, 12, 12, 60, 60)
 
 
 def _grid(x: float, y: float, *, masked: bool, codes: bool) -> list[str]:
@@ -135,7 +137,9 @@ def masking() -> str:
         parts.append(box(Box(20 + 76 * i, 270, 68, 34, "[MASK]" if hidden else word, LOSS if hidden else TEXT)))
     parts += [label(408, 247, "clean text: for contrastive", anchor="start")]
     parts += [label(408, 292, "masked text: for mlm, mmm_text, itm", anchor="start")]
-    return svg(730, 320, "One picture and its caption: clean, masked, and the codes and words that are asked for", parts)
+    return svg(
+        730, 320, "One picture and its caption: clean, masked, and the codes and words that are asked for", parts
+    )
 
 
 def passes() -> str:
@@ -150,9 +154,19 @@ def passes() -> str:
         box(Box(430, 235, 130, 50, "fusion encoder", FUSION)),
     ]
     parts += [arrow((132, y), (188, y)) for y in (45, 115)]
-    parts += [arrow((132, 215), (160, 215), (160, 190), (188, 190)), arrow((132, 235), (160, 235), (160, 260), (188, 260))]
+    parts += [
+        arrow((132, 215), (160, 215), (160, 190), (188, 190)),
+        arrow((132, 235), (160, 235), (160, 260), (188, 260)),
+    ]
     parts += [arrow((382, 260), (428, 260))]
-    for y, name in ((28, "mim"), (98, "mlm"), (173, "contrastive"), (225, "mmm_image"), (264, "mmm_text"), (303, "itm")):
+    for y, name in (
+        (28, "mim"),
+        (98, "mlm"),
+        (173, "contrastive"),
+        (225, "mmm_image"),
+        (264, "mmm_text"),
+        (303, "itm"),
+    ):
         parts.append(box(Box(600, y, 120, 32, name, LOSS), code=True))
     parts += [arrow((382, y), (598, y)) for y in (45, 115, 190)]
     parts += [arrow((562, 252), (598, 242)), arrow((562, 262), (598, 278)), arrow((562, 272), (580, 319), (598, 319))]
