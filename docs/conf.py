@@ -41,7 +41,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 100
 add_module_names = False
 toc_object_entries_show_parents = "hide"
@@ -61,6 +61,7 @@ html_extra_path = ["site/redirect"]  # index.html at the top, which leads to doc
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
+    "logo": {"text": "torchflava"},
     "navbar_center": [],
     "navbar_end": ["theme-switcher"],
     "navbar_align": "left",

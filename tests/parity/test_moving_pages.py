@@ -24,7 +24,9 @@ def rooms() -> list[ModuleType]:
 
 
 def transformers_modules() -> list[ModuleType]:
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[parity]'")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed: pip install -e '.[parity]'"
+    )
     return [transformers, importlib.import_module("transformers.models.flava.modeling_flava")]
 
 
@@ -37,7 +39,13 @@ def torchmultimodal_modules() -> list[ModuleType]:
 @pytest.mark.parametrize("page", PAGES)
 def test_names_of_ours(page: str) -> None:
     model = tiny.pretraining()
-    wholes = [model, model.flava, model.flava.image_encoder, flava_for_classification(3, model.flava), model.contrastive]
+    wholes = [
+        model,
+        model.flava,
+        model.flava.image_encoder,
+        flava_for_classification(3, model.flava),
+        model.contrastive,
+    ]
     found = [name for _, ours in names(page, tensors=False) for name in ours]
     assert len(found) > 40
     assert {name: why for name in found if (why := missing(name, rooms(), wholes))} == {}
@@ -89,7 +97,9 @@ def of_torchmultimodal() -> nn.Module:
     [(PAGES[0], of_transformers, OF_TRANSFORMERS), (PAGES[1], of_torchmultimodal, OF_TORCHMULTIMODAL)],
     ids=PAGES,
 )
-def test_a_tensor_of_theirs_is_the_one_of_ours_beside_it(page: str, build: Callable[[], nn.Module], layout: Layout) -> None:
+def test_a_tensor_of_theirs_is_the_one_of_ours_beside_it(
+    page: str, build: Callable[[], nn.Module], layout: Layout
+) -> None:
     """Their tensors, marked one at a time, arrive where the page says, and nowhere else."""
     state = build().state_dict()
     zeros = {name: torch.zeros_like(tensor, dtype=torch.float32) for name, tensor in state.items()}
