@@ -9,6 +9,12 @@ lacks, a link that leads nowhere and a heading that is not there are warnings, w
 
 import os
 
+from docutils.nodes import Element
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.nodes import make_refnode
+
 from torchflava import __version__
 
 project = "torchflava"
@@ -72,3 +78,25 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+
+
+def in_another_room(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element) -> Element | None:
+    """A link for a name that a docstring says without its room, where just one room has it."""
+    name = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or not name.isidentifier():
+        return None
+    objects = env.domains.python_domain.objects
+    found = [
+        at
+        for at, known in objects.items()
+        if at.endswith(f".{name}") and known.objtype in ("class", "function", "data")
+    ]
+    if len(found) != 1:
+        return None
+    known = objects[found[0]]
+    return make_refnode(app.builder, node["refdoc"], known.docname, known.node_id, content, found[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("missing-reference", in_another_room)

@@ -31,6 +31,9 @@ def build(source: Path, out: Path, *, notebooks: str = "off") -> subprocess.Comp
     words = ["-W", "--keep-going", "-q", "-c", str(DOCS), str(source), str(out)]
     # One thread: a kernel whose threads spin beside other tests takes minutes.
     around = {"PYTHONPATH": str(ROOT), "TORCHFLAVA_NOTEBOOKS": notebooks, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-c", "import matplotlib.font_manager"], capture_output=True, check=True
+    )  # its cache
     command = [sys.executable, "-m", "sphinx", *words]
     return subprocess.run(command, env=os.environ | around, capture_output=True, text=True, check=False)
 
