@@ -86,10 +86,9 @@ def in_another_room(app: Sphinx, env: BuildEnvironment, node: pending_xref, cont
     if node.get("refdomain") != "py" or not name.isidentifier():
         return None
     objects = env.domains.python_domain.objects
+    kinds = ("class", "function", "data")  # and not the names of the files that they stand in
     found = [
-        at
-        for at, known in objects.items()
-        if at.endswith(f".{name}") and known.objtype in ("class", "function", "data")
+        at for at, known in objects.items() if at.endswith(f".{name}") and known.objtype in kinds and not known.aliased
     ]
     if len(found) != 1:
         return None

@@ -90,6 +90,8 @@ def test_the_site_is_built_without_a_warning_and_its_links_lead_somewhere(tmp_pa
     reference = "".join(file.read_text() for file in (site / "docs/reference").glob("*.html"))
     told = set(re.findall(r'id="torchflava[\w.]*\.(\w+)"', reference))
     assert set(torchflava.__all__) - {"__version__"} <= told
+    of_models = (site / "docs/reference/models.html").read_text()
+    assert 'internal" href="encoders.html#torchflava.encoders.Encoded"' in of_models, "a name of another room is a link"
 
 
 @pytest.mark.slow
