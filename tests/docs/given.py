@@ -47,6 +47,25 @@ GIVEN: dict[str, Given] = {
 }
 """A page -> what it takes for granted."""
 
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "docs/quickstart.md": ("torchx run -s local_cwd recipes/pretrain.py -- --preset tiny",),
+    "docs/looking.md": (
+        "python recipes/look.py runs/first --pair photo.jpg 'a dog on a beach' --mask",
+        "python recipes/look.py runs/first --retrieval",
+    ),
+    "docs/tasks.md": (
+        "python recipes/zero_shot.py --model runs/first --images",
+        "python recipes/linear_probe.py --model runs/first --train",
+    ),
+    "docs/data.md": ("python recipes/data/browse.py data/coco",),
+    "docs/evaluation.md": ("python recipes/scorecard.py",),
+}
+"""A page -> how those of its commands begin that are run for all to see, before its Python, in a folder that holds what
+`small_files.py` makes. All other commands are read and not run: they take hours, a cluster, or data that no one may pass on."""
+
+BUILDS_ITS_OWN = {"docs/quickstart.md"}
+"""Pages whose commands begin in an empty folder."""
+
 SLOW = {"docs/evaluation.md"}
 """Pages whose Python takes more than a second."""
 

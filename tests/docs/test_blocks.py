@@ -5,7 +5,10 @@ A new page is taken up by itself. `given.py` gives a page what it takes for gran
 
 import configparser
 import json
+import os
+import shlex
 import subprocess
+import sys
 import tomllib
 import traceback
 from pathlib import Path
@@ -14,11 +17,16 @@ from typing import Any
 import pytest
 import yaml
 from commands import WORDS_OF_THE_SHELL, WrongCommandError, commands_in, read
-from given import ELSEWHERE, GIVEN, NEEDS, NOT_RUN, SLOW
+from given import BUILDS_ITS_OWN, COMMANDS, ELSEWHERE, GIVEN, NEEDS, NOT_RUN, SLOW
 from pages import ALL, DATA, PAGES, ROOT, SHELL, Block, blocks_in, code_on
+from small_files import small_files
 
-PYTHON = [page for page in PAGES if page not in ELSEWHERE and any(b.language == "python" for b in code_on(page))]
-COMMANDS = [block for block in ALL if block.language in SHELL]
+PYTHON = [
+    page
+    for page in PAGES
+    if page not in {*ELSEWHERE, *BUILDS_ITS_OWN} and any(b.language == "python" for b in code_on(page))
+]
+SHELLS = [block for block in ALL if block.language in SHELL]
 
 
 def reason_against(block: Block) -> str | None:
@@ -57,7 +65,33 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     run_page(page, code_on(page), tmp_path)
 
 
-@pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.at)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in COMMANDS if page in PAGES])
+def test_commands_that_need_no_more_than_a_few_files_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if page not in BUILDS_ITS_OWN:
+        small_files(tmp_path)
+    for name in ("recipes", ".torchxconfig"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    around = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    around["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = []
+    for block in code_on(page):
+        for words in commands_in(block.source) if block.language in SHELL else ():
+            command = shlex.join(words)
+            begins = [start for start in COMMANDS[page] if command.startswith(start)]
+            if begins:
+                ran += begins
+                done = subprocess.run(words, env=os.environ | around, capture_output=True, text=True)
+                assert done.returncode == 0, f"{block.at}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert {*ran} == {*COMMANDS[page]}
+    if page in BUILDS_ITS_OWN:
+        run_page(page, code_on(page), tmp_path)
+
+
+@pytest.mark.parametrize("block", SHELLS, ids=lambda block: block.at)
 def test_the_commands_of_a_block_would_be_taken(block: Block, request: pytest.FixtureRequest) -> None:
     if reason_against(block) or WORDS_OF_THE_SHELL.search(block.source):
         assert reason_against(block), f"{block.at}: a script; give NOT_RUN of tests/docs/given.py the reason"
