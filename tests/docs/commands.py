@@ -14,7 +14,7 @@ import shlex
 import sys
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,17 +63,17 @@ def commands_in(source: str) -> list[list[str]]:
     return [command for command in map(_without_settings, found) if command]
 
 
-def read(words: Sequence[str], pytest_parser: Any) -> None:
-    """Raise WrongCommandError where a command would be refused."""
+def read(words: Sequence[str], pytest_parser: Any, made: Collection[str] = ()) -> None:
+    """Raise WrongCommandError where a command would be refused; `made` are files that the page tells its reader to make."""
     program, rest = words[0].rpartition("/")[2], list(words[1:])
     if program.startswith("python"):
-        _read_python(rest, pytest_parser)
+        _read_python(rest, pytest_parser, made)
     elif program == "torchx":
         _read_torchx(rest)
     elif program == "pip":
         _read_pip(rest, ours=words[0] == "pip")
     elif program == "pytest":
-        _read_pytest(rest, pytest_parser)
+        _read_pytest(rest, pytest_parser, made)
     elif (ROOT / words[0]).is_file():  # a script of this project
         pass
     elif program not in LET_BE:
@@ -88,10 +88,10 @@ def _without_settings(words: list[str]) -> list[str]:
     return words
 
 
-def _read_python(words: list[str], pytest_parser: Any) -> None:
+def _read_python(words: list[str], pytest_parser: Any, made: Collection[str]) -> None:
     if words[:1] == ["-m"]:
         if words[1] == "pytest":
-            _read_pytest(words[2:], pytest_parser)
+            _read_pytest(words[2:], pytest_parser, made)
         elif words[1].startswith("torchflava"):
             _parse(lambda: runpy.run_module(words[1], run_name="__main__", alter_sys=True), words[1], words[2:])
         elif words[1] not in ("venv", "pip", "build", "http.server", "sphinx"):
@@ -224,9 +224,9 @@ def _read_pip(words: list[str], *, ours: bool) -> None:
             raise WrongCommandError(f"pip install {word}: pyproject.toml asks for {wanted[pinned[1]]}")
 
 
-def _read_pytest(words: list[str], parser: Any) -> None:
+def _read_pytest(words: list[str], parser: Any, made: Collection[str]) -> None:
     """Options must be pytest's or its plugins', paths must be there."""
     known, unknown = parser.parse_known_and_unknown_args(words)
-    missing = [path for path in known.file_or_dir if not (ROOT / path.partition("::")[0]).exists()]
+    missing = [path for path in known.file_or_dir if path not in made and not (ROOT / path.partition("::")[0]).exists()]
     if unknown or missing:
         raise WrongCommandError(f"pytest knows no {', '.join([*unknown, *missing])}")

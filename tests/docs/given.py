@@ -10,6 +10,7 @@ from typing import Any
 
 import tiny
 import torch
+from small_files import a_run
 
 Given = Callable[[Path], dict[str, Any]]
 
@@ -40,7 +41,14 @@ def pair(folder: Path) -> dict[str, Any]:
     return {"model": tiny.pretraining(), "pixels": batch.pixels, "ids": batch.ids}
 
 
+def first_run(folder: Path) -> dict[str, Any]:
+    """Of docs/quickstart.md: what `--preset tiny --name first` leaves."""
+    a_run(folder / "runs/first")
+    return {}
+
+
 GIVEN: dict[str, Given] = {
+    "docs/quickstart.md": first_run,
     "docs/evaluation.md": features,
     "docs/torchtext.md": vocabulary,
     "docs/looking.md": pair,
@@ -48,7 +56,6 @@ GIVEN: dict[str, Given] = {
 """A page -> what it takes for granted."""
 
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "docs/quickstart.md": ("torchx run -s local_cwd recipes/pretrain.py -- --preset tiny",),
     "docs/looking.md": (
         "python recipes/look.py runs/first --pair photo.jpg 'a dog on a beach' --mask",
         "python recipes/look.py runs/first --retrieval",
@@ -63,9 +70,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 """A page -> how those of its commands begin that are run for all to see, before its Python, in a folder that holds what
 `small_files.py` makes. All other commands are read and not run: they take hours, a cluster, or data that no one may pass on."""
 
-BUILDS_ITS_OWN = {"docs/quickstart.md"}
-"""Pages whose commands begin in an empty folder."""
-
 SLOW = {"docs/evaluation.md"}
 """Pages whose Python takes more than a second."""
 
@@ -74,8 +78,12 @@ ELSEWHERE = {
     "docs/tasks.md": "tests/recipes/test_evaluated.py",
     "docs/variants.md": "tests/docs/variants.py",
     "docs/own_data.md": "tests/docs/test_own_data_page.py",
+    **{
+        f"docs/contributing/{page}.md": "tests/docs/test_contributing.py"
+        for page in ("part", "data_source", "task", "loss")
+    },
 }
-"""Pages whose Python a test of its own runs, which must name the page."""
+"""Pages whose Python a test of its own runs, which must name the page or its file."""
 
 NEEDS = {
     "docs/from_transformers.md": "transformers",

@@ -6,6 +6,7 @@ A new page is taken up by itself. `given.py` gives a page what it takes for gran
 import configparser
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,15 +18,11 @@ from typing import Any
 import pytest
 import yaml
 from commands import WORDS_OF_THE_SHELL, WrongCommandError, commands_in, read
-from given import BUILDS_ITS_OWN, COMMANDS, ELSEWHERE, GIVEN, NEEDS, NOT_RUN, SLOW
+from given import COMMANDS, ELSEWHERE, GIVEN, NEEDS, NOT_RUN, SLOW
 from pages import ALL, DATA, PAGES, ROOT, SHELL, Block, blocks_in, code_on
 from small_files import small_files
 
-PYTHON = [
-    page
-    for page in PAGES
-    if page not in {*ELSEWHERE, *BUILDS_ITS_OWN} and any(b.language == "python" for b in code_on(page))
-]
+PYTHON = [page for page in PAGES if page not in ELSEWHERE and any(b.language == "python" for b in code_on(page))]
 SHELLS = [block for block in ALL if block.language in SHELL]
 
 
@@ -71,8 +68,7 @@ def test_commands_that_need_no_more_than_a_few_files_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if page not in BUILDS_ITS_OWN:
-        small_files(tmp_path)
+    small_files(tmp_path)
     for name in ("recipes", ".torchxconfig"):
         (tmp_path / name).symlink_to(ROOT / name)
     around = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -87,8 +83,6 @@ def test_commands_that_need_no_more_than_a_few_files_run(
                 done = subprocess.run(words, env=os.environ | around, capture_output=True, text=True)
                 assert done.returncode == 0, f"{block.at}: {command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert {*ran} == {*COMMANDS[page]}
-    if page in BUILDS_ITS_OWN:
-        run_page(page, code_on(page), tmp_path)
 
 
 @pytest.mark.parametrize("block", SHELLS, ids=lambda block: block.at)
@@ -97,9 +91,10 @@ def test_the_commands_of_a_block_would_be_taken(block: Block, request: pytest.Fi
         assert reason_against(block), f"{block.at}: a script; give NOT_RUN of tests/docs/given.py the reason"
         subprocess.run(["bash", "-n"], input=block.source, text=True, check=True)
         return
+    made = re.findall(r"^`([\w./]+)`", PAGES[block.page].read_text(), re.M)  # as docs/contributing/ begins a step
     for words in commands_in(block.source):
         try:
-            read(words, request.config._parser)
+            read(words, request.config._parser, made)
         except WrongCommandError as error:
             raise AssertionError(f"{block.at}: {error}") from None
 
@@ -122,13 +117,13 @@ def test_no_block_is_in_a_language_that_nothing_here_runs() -> None:
 def test_python_that_is_run_elsewhere_is_run_there() -> None:
     for page, test in ELSEWHERE.items():
         if page in PAGES:
-            assert page in (ROOT / test).read_text(), f"{test} does not name {page}"
+            assert Path(page).stem in (ROOT / test).read_text(), f"{test} does not name {page}"
 
 
 def test_every_exception_is_one() -> None:
     unused = [key for key in NOT_RUN if not any(b.page == key[0] and b.source.startswith(key[1]) for b in ALL)]
     assert unused == []
-    assert [page for page in GIVEN if page not in PYTHON] == []
+    assert [page for page in GIVEN if page in PAGES and page not in PYTHON] == []
 
 
 BAD = """
