@@ -62,7 +62,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "docs/tasks.md": (
         "python recipes/zero_shot.py --model runs/first --images",
-        "python recipes/linear_probe.py --model runs/first --train",
+        "python recipes/linear_probe.py --model runs/first --train shelf/train",
     ),
     "docs/data.md": ("python recipes/data/browse.py data/coco",),
     "docs/evaluation.md": ("python recipes/scorecard.py",),

@@ -64,6 +64,8 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".torchxconfig"):
         shutil.copy(ROOT / name, checkout / name)
+    if (ROOT / ".mypy_cache").is_dir():  # what mypy knows of torch takes it half a minute
+        shutil.copytree(ROOT / ".mypy_cache", checkout / ".mypy_cache")
     for page in FOLLOWED:
         follow(page, checkout)
     return checkout
