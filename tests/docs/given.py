@@ -70,7 +70,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 """A page -> how those of its commands begin that are run for all to see, before its Python, in a folder that holds what
 `small_files.py` makes. All other commands are read and not run: they take hours, a cluster, or data that no one may pass on."""
 
-SLOW = {"docs/evaluation.md"}
+SLOW = {"docs/evaluation.md", "docs/export.md"}
 """Pages whose Python takes more than a second."""
 
 ELSEWHERE = {
