@@ -1,11 +1,8 @@
-"""A model built to fit tensors: every size is read off them.
-
-Letters: D width, N patches, P side of a patch, V words or codes.
-"""
+"""A model built to fit tensors: every size is read off them."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +33,7 @@ from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, Towers, TowerSize
 
 State = Mapping[str, Tensor]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Whole = Flava | Clip | FlavaForPreTraining | FlavaForClassification | EmbeddingsForClassification
 TOWERS = ("image_encoder", "text_encoder", "fusion_encoder")
 """In the order in which settings name them; CLIP has the first two."""
@@ -44,9 +42,9 @@ _YOURSELF = "save the model's state_dict(), and build it yourself before you loa
 
 
 def tower_sizes(state: State) -> Towers:
-    """The sizes of the encoders in a state of ours: image, text and, in FLAVA, fusion."""
+    """The sizes of the encoders in a state of ours: image, text and, in FLAVA, fusion; or of the one that is there."""
     prefix = _prefix(state)
-    there = TOWERS[:2] if _is_clip(state) else TOWERS
+    there = [name for name in TOWERS if any(key.startswith(f"{prefix}{name}.") for key in state)]
     return tuple(_tower_size(state, f"{prefix}{name}.trunk.blocks.") for name in there)
 
 
@@ -56,8 +54,17 @@ def build(state: State, settings: Settings) -> Whole:
     Raises:
         ValueError: naming the tensors whose shapes do not go together.
     """
+    return filled(lambda: _whole(state, settings), state)
+
+
+def filled(make: Callable[[], ModuleT], state: State) -> ModuleT:
+    """The module that `make` makes, with these very tensors as its float32 weights.
+
+    Raises:
+        ValueError: naming the tensors whose shapes do not go together.
+    """
     with torch.device("meta"), _Undrawn():
-        model = _whole(state, settings)
+        model = make()
     wanted = model.state_dict()
     assert wanted.keys() == state.keys(), f"the layouts and the model differ in {wanted.keys() ^ state.keys()}"
     wrong = [
@@ -71,32 +78,46 @@ def build(state: State, settings: Settings) -> Whole:
     return model
 
 
-def settings_of(model: Whole) -> Settings:
+def settings_of(model: Whole | ImageEncoder | TextEncoder | FusionEncoder) -> Settings:
     """What a model's tensors do not say.
 
     Raises:
         ValueError: if an encoder is not this project's own, so that weights alone do not bring it back.
     """
+    if isinstance(model, ImageEncoder | TextEncoder | FusionEncoder):
+        return _of_towers([model])
     flava = model if isinstance(model, Flava | Clip) else model.flava
     towers: list[Any] = [flava.get_submodule(name) for name in (TOWERS[:2] if isinstance(flava, Clip) else TOWERS)]
     own = (ImageEncoder, CausalTextEncoder) if isinstance(flava, Clip) else (ImageEncoder, TextEncoder, FusionEncoder)
     if not all(isinstance(tower, kind) for tower, kind in zip(towers, own, strict=True)):
         kinds = listed(type(tower).__name__ for tower in towers)
         raise ValueError(f"{kinds}: of these only this project's own encoders are built again from a file; {_YOURSELF}")
-    image, text, *fusion = towers
-    settings = Settings(
-        tuple(_num_heads(tower.trunk) for tower in towers),
-        tuple(float(getattr(tower.norm, "eps", 0)) for tower in towers),
-        attend_to_padding=(text.attend_to_padding, fusion[0].attend_to_padding) if fusion else (False, False),
-        pad_id=text.pad_id,
-        interpolate=image.embed.interpolate,
-    )
+    settings = _of_towers(towers)
     if isinstance(model, FlavaForClassification | EmbeddingsForClassification):
         settings = settings._replace(embeddings=isinstance(model, EmbeddingsForClassification))
         dropouts = [part.p for part in model.classifier.modules() if isinstance(part, nn.Dropout)]
         return settings._replace(reads=model.reads, dropout=dropouts[0] if dropouts else 0.0)
     if isinstance(model, FlavaForPreTraining):
         return _of_pretraining(model, settings)
+    return settings
+
+
+def _of_towers(towers: Sequence[Any]) -> Settings:
+    settings = Settings(
+        tuple(_num_heads(tower.trunk) for tower in towers),
+        tuple(float(getattr(tower.norm, "eps", 0)) for tower in towers),
+    )
+    for tower in towers:
+        seen = list(settings.attend_to_padding)
+        match tower:
+            case ImageEncoder():
+                settings = settings._replace(interpolate=tower.embed.interpolate)
+            case TextEncoder():
+                settings = settings._replace(pad_id=tower.pad_id, attend_to_padding=(tower.attend_to_padding, seen[1]))
+            case FusionEncoder():
+                settings = settings._replace(attend_to_padding=(seen[0], tower.attend_to_padding))
+            case CausalTextEncoder():
+                settings = settings._replace(pad_id=tower.pad_id)
     return settings
 
 
@@ -168,26 +189,43 @@ def _whole(state: State, settings: Settings) -> Whole:
 
 def _flava(state: State, settings: Settings) -> Flava:
     prefix = _prefix(state)
-    image, text, fusion = tower_sizes(state)
-    trunks = [_trunk(*x) for x in zip((image, text, fusion), settings.num_heads, settings.eps, strict=True)]
-    patches = _patch_embedding(state, f"{prefix}image_encoder.embed.", settings.interpolate)
-    if f"{prefix}image_encoder.trunk.blocks.0.attention_scale" in state:
-        side, heads = patches.image_size // patches.patch_size, settings.num_heads[0]
-        hidden, eps = image.hidden, settings.eps[0]
-        trunks[0] = beit_transformer(image.width, image.depth, heads, side=side, hidden=hidden, eps=eps)
-    norms = [LayerNorm(size.width, eps) for size, eps in zip((image, text, fusion), settings.eps, strict=True)]
-    vocab_size, _ = _shape(state, f"{prefix}text_encoder.embed.words.weight", 2)
-    max_length, _ = _shape(state, f"{prefix}text_encoder.embed.positions.weight", 2)
-    num_segments, _ = _shape(state, f"{prefix}text_encoder.embed.segments.weight", 2)
     embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
-    embed = TokenEmbedding(vocab_size, text.width, max_length, num_segments=num_segments, eps=settings.eps[1])
-    in_text, in_fusion = settings.attend_to_padding
-    return Flava(
-        ImageEncoder(patches, trunks[0], norms[0]),
-        TextEncoder(embed, trunks[1], norms[1], pad_id=settings.pad_id, attend_to_padding=in_text),
-        FusionEncoder(fusion.width, trunks[2], norms[2], attend_to_padding=in_fusion),
-        embed_dim=embed_dim,
-    )
+    parts = image_part(state, settings), text_part(state, settings, 1), fusion_part(state, settings, 2)
+    return Flava(*parts, embed_dim=embed_dim)
+
+
+def image_part(state: State, settings: Settings, i: int = 0) -> ImageEncoder:
+    """FLAVA's image encoder in a state of ours, whose settings are the `i`-th."""
+    prefix, size, heads, eps = _part(state, "image_encoder", settings, i)
+    patches = _patch_embedding(state, f"{prefix}embed.", settings.interpolate)
+    trunk = _trunk(size, heads, eps)
+    if f"{prefix}trunk.blocks.0.attention_scale" in state:
+        side = patches.image_size // patches.patch_size
+        trunk = beit_transformer(size.width, size.depth, heads, side=side, hidden=size.hidden, eps=eps)
+    return ImageEncoder(patches, trunk, LayerNorm(size.width, eps))
+
+
+def text_part(state: State, settings: Settings, i: int = 0) -> TextEncoder:
+    """FLAVA's text encoder in a state of ours, whose settings are the `i`-th."""
+    prefix, size, heads, eps = _part(state, "text_encoder", settings, i)
+    vocab_size, _ = _shape(state, f"{prefix}embed.words.weight", 2)
+    max_length, _ = _shape(state, f"{prefix}embed.positions.weight", 2)
+    num_segments, _ = _shape(state, f"{prefix}embed.segments.weight", 2)
+    embed = TokenEmbedding(vocab_size, size.width, max_length, num_segments=num_segments, eps=eps)
+    trunk, norm, (seen, _) = _trunk(size, heads, eps), LayerNorm(size.width, eps), settings.attend_to_padding
+    return TextEncoder(embed, trunk, norm, pad_id=settings.pad_id, attend_to_padding=seen)
+
+
+def fusion_part(state: State, settings: Settings, i: int = 0) -> FusionEncoder:
+    """FLAVA's fusion encoder in a state of ours, whose settings are the `i`-th."""
+    _, size, heads, eps = _part(state, "fusion_encoder", settings, i)
+    trunk, norm, (_, seen) = _trunk(size, heads, eps), LayerNorm(size.width, eps), settings.attend_to_padding
+    return FusionEncoder(size.width, trunk, norm, attend_to_padding=seen)
+
+
+def _part(state: State, name: str, settings: Settings, i: int) -> tuple[str, TowerSize, int, float]:
+    prefix = f"{_prefix(state)}{name}."
+    return prefix, _tower_size(state, f"{prefix}trunk.blocks."), settings.num_heads[i], settings.eps[i]
 
 
 def _clip(state: State, settings: Settings) -> Clip:

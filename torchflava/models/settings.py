@@ -18,6 +18,14 @@ _KEY = "torchflava"
 _CHOICES = {"reads": get_args(Reads), "itm_input": get_args(ItmInput), "gradients": get_args(Gather)}
 
 
+_ALONE = {
+    "flava_image_model": "image_config",
+    "flava_text_model": "text_config",
+    "flava_multimodal_model": "multimodal_config",
+}
+"""What transformers calls the models of one encoder, and their configs within a whole model's."""
+
+
 class TowerSize(NamedTuple):
     """An encoder's sizes, as its tensors say them."""
 
@@ -91,13 +99,12 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
     Raises:
         ValueError: if it is another model's, or asks for what this model does not have.
     """
-    if config.get("model_type") != "flava":
-        raise ValueError(f"config.json is of model_type {config.get('model_type')!r}, the tensors of {layout.name}")
-    parts = {name: _part(config, name) for name in ("image_config", "text_config", "multimodal_config")}
+    parts = _parts(layout, towers, config)
     ignored: dict[str, str] = {}
-    for (name, part), tower, depth in zip(parts.items(), towers, (12, 12, 6), strict=True):
-        sizes = zip(("hidden_size", "num_hidden_layers", "intermediate_size"), (768, depth, 3072), strict=True)
-        said = TowerSize(*(part.get(key, usual) for key, usual in sizes))
+    for (name, part), tower in zip(parts.items(), towers, strict=True):
+        usual = TowerSize(768, 6 if name == "multimodal_config" else 12, 3072)
+        keys = ("hidden_size", "num_hidden_layers", "intermediate_size")
+        said = TowerSize(*(part.get(key, size) for key, size in zip(keys, usual, strict=True)))
         if said != tower:
             raise ValueError(
                 f"config.json's {name} says {said}, the tensors say {tower}; give those that belong together"
@@ -109,9 +116,12 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
                 ignored[f"{name}.{key}"] = f"is {part[key]}, the encoders of this model have no dropout"
     heads = tuple(part.get("num_attention_heads", 12) for part in parts.values())
     eps = tuple(part.get("layer_norm_eps", 1e-12) for part in parts.values())
-    pad_id = parts["text_config"].get("pad_token_id") or 0
-    found = {"num_heads": heads, "eps": eps, "head_eps": eps[:2], "pad_id": pad_id}
-    return _checked("config.json", guessed(layout, towers)._asdict() | found, Settings()), ignored
+    pad_id = parts.get("text_config", {}).get("pad_token_id") or 0
+    found: dict[str, Any] = {"num_heads": heads, "eps": eps, "pad_id": pad_id}
+    if len(parts) > 1:
+        found["head_eps"] = eps[:2]
+    usual_settings = Settings((12,) * len(towers), (layout.eps,) * len(towers))
+    return _checked("config.json", guessed(layout, towers)._asdict() | found, usual_settings), ignored
 
 
 def as_metadata(settings: Settings) -> dict[str, str]:
@@ -137,6 +147,16 @@ def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -
         raise ValueError(f"the metadata's {_KEY!r} is {said!r}; settings by name are due")
     usual = Settings((12,) * len(towers), (layout.eps,) * len(towers))
     return _checked("the metadata", {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}, usual)
+
+
+def _parts(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The config of each encoder that is there, by its name in that of a whole model."""
+    kind = config.get("model_type")
+    if kind == "flava" and len(towers) == len(_ALONE):
+        return {name: _part(config, name) for name in _ALONE.values()}
+    if isinstance(kind, str) and kind in _ALONE and len(towers) == 1:
+        return {_ALONE[kind]: dict(config)}
+    raise ValueError(f"config.json is of model_type {kind!r}, the tensors of {layout.name}")
 
 
 def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
