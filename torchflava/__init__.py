@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from torchflava.models import flava_for_pretraining as flava_for_pretraining
     from torchflava.models import flava_model as flava_model
     from torchflava.models import from_pretrained as from_pretrained
+    from torchflava.transforms import BytePair as BytePair
     from torchflava.transforms import WordPiece as WordPiece
     from torchflava.transforms import block_mask as block_mask
+    from torchflava.transforms import load_tokenizer as load_tokenizer
     from torchflava.transforms import mask_tokens as mask_tokens
     from torchflava.transforms import mask_whole_words as mask_whole_words
 
@@ -70,7 +72,7 @@ _HOMES = {
         "flava_model",
         "from_pretrained",
     ),
-    "transforms": ("WordPiece", "block_mask", "mask_tokens", "mask_whole_words"),
+    "transforms": ("BytePair", "WordPiece", "block_mask", "load_tokenizer", "mask_tokens", "mask_whole_words"),
 }
 _HOME = {name: room for room, names in _HOMES.items() for name in names}
 
