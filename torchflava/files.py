@@ -26,12 +26,12 @@ from torchflava.pickled import Stored, View
 T = TypeVar("T")
 Kind = Literal["safetensors", "zip", "legacy", "index"]
 
-_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number that opens torch's older files, as a pickle, after the few bytes of its protocol."""
-_IN_A_FOLDER = tuple(a + b for a in ("model.safetensors", "pytorch_model.bin") for b in ("", ".index.json"))
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # opens torch's older files, as a pickle, after its protocol
+_STEMS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_IN_A_FOLDER = tuple(a + b for a in _STEMS for b in ("", ".index.json"))
 _MOST_PICKLE = 64 * 2**20  # bytes; the pickle of a model only describes, 20 MB for a million tensors
 _STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError)
-"""What else a zip, or the list of records in torch's older files, raises where it is damaged."""
+"""What else a zip, or torch's older files, raises where it is damaged."""
 _TO_SAFETENSORS = (
     "if you trust the file, convert it where its own package is installed: "
     "safetensors.torch.save_file(dict(torch.load(path, weights_only=False).state_dict()), 'weights.safetensors')"

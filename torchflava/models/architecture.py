@@ -1,11 +1,11 @@
 """A model built to fit tensors: every size is read off them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from torchflava.encoders import CausalTextEncoder, FusionEncoder, ImageEncoder, TextEncoder
@@ -14,25 +14,26 @@ from torchflava.layers import (
     Attention,
     CausalAttention,
     LayerNorm,
-    NormedPatchEmbedding,
+    Mlp,
     PatchEmbedding,
-    PlainTokenEmbedding,
+    QuickMlp,
     RelativeAttention,
     TokenEmbedding,
     Transformer,
     beit_transformer,
-    causal_transformer,
     transformer,
 )
 from torchflava.losses import ContrastiveLoss
 from torchflava.models.classification import EmbeddingsForClassification, FlavaForClassification
 from torchflava.models.clip import Clip
+from torchflava.models.clip_built import clip_of
 from torchflava.models.flava import Flava
 from torchflava.models.layout import listed
 from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, Towers, TowerSize
+from torchflava.models.shapes import State as State  # which other modules take from here
+from torchflava.models.shapes import patches_of, shape_of
 
-State = Mapping[str, Tensor]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Whole = Flava | Clip | FlavaForPreTraining | FlavaForClassification | EmbeddingsForClassification
 TOWERS = ("image_encoder", "text_encoder", "fusion_encoder")
@@ -93,6 +94,8 @@ def settings_of(model: Whole | ImageEncoder | TextEncoder | FusionEncoder) -> Se
         kinds = listed(type(tower).__name__ for tower in towers)
         raise ValueError(f"{kinds}: of these only this project's own encoders are built again from a file; {_YOURSELF}")
     settings = _of_towers(towers)
+    if isinstance(flava, Clip):
+        settings = settings._replace(quick_gelu=_is_quick(*(tower.trunk for tower in towers)))
     if isinstance(model, FlavaForClassification | EmbeddingsForClassification):
         settings = settings._replace(embeddings=isinstance(model, EmbeddingsForClassification))
         dropouts = [part.p for part in model.classifier.modules() if isinstance(part, nn.Dropout)]
@@ -117,7 +120,8 @@ def _of_towers(towers: Sequence[Any]) -> Settings:
             case FusionEncoder():
                 settings = settings._replace(attend_to_padding=(seen[0], tower.attend_to_padding))
             case CausalTextEncoder():
-                settings = settings._replace(pad_id=tower.pad_id)
+                end_id = -1 if tower.end_id is None else tower.end_id
+                settings = settings._replace(pad_id=tower.pad_id, end_id=end_id)
     return settings
 
 
@@ -126,6 +130,15 @@ def _num_heads(trunk: nn.Module) -> int:
     if not isinstance(attention, Attention | CausalAttention | RelativeAttention):
         raise ValueError(f"a {type(trunk).__name__} with {type(attention).__name__} is another's trunk; {_YOURSELF}")
     return attention.num_heads
+
+
+def _is_quick(*trunks: nn.Module) -> bool:
+    """Whether the blocks have OpenAI's GELU; all of them, or none."""
+    blocks: list[Any] = [block for trunk in trunks for block in trunk.get_submodule("blocks").children()]
+    kinds = {type(block.mlp) for block in blocks}
+    if kinds not in ({Mlp}, {QuickMlp}):
+        raise ValueError(f"MLPs of {listed(kind.__name__ for kind in kinds)}: a file brings back one kind; {_YOURSELF}")
+    return kinds == {QuickMlp}
 
 
 def _of_pretraining(model: FlavaForPreTraining, settings: Settings) -> Settings:
@@ -160,15 +173,8 @@ def _is_clip(state: State) -> bool:
 
 
 def _tower_size(state: State, prefix: str) -> TowerSize:
-    hidden, width = _shape(state, f"{prefix}0.mlp.up.weight", 2)
+    hidden, width = shape_of(state, f"{prefix}0.mlp.up.weight", 2)
     return TowerSize(width, len({n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)}), hidden)
-
-
-def _shape(state: State, name: str, num_dims: int) -> tuple[int, ...]:
-    shape = tuple(state[name].shape)
-    if len(shape) != num_dims or 0 in shape:
-        raise ValueError(f"{name} is {shape}; {num_dims} dimensions, none of them empty, are due")
-    return shape
 
 
 def _trunk(size: TowerSize, num_heads: int, eps: float) -> Transformer:
@@ -176,7 +182,10 @@ def _trunk(size: TowerSize, num_heads: int, eps: float) -> Transformer:
 
 
 def _whole(state: State, settings: Settings) -> Whole:
-    flava = _clip(state, settings) if _is_clip(state) else _flava(state, settings)
+    if _is_clip(state):
+        flava: Flava | Clip = clip_of(state, settings, prefix=_prefix(state), sizes=tower_sizes(state))
+    else:
+        flava = _flava(state, settings)
     if not _prefix(state):
         return flava
     if any(name.startswith("classifier.") for name in state):
@@ -189,7 +198,7 @@ def _whole(state: State, settings: Settings) -> Whole:
 
 def _flava(state: State, settings: Settings) -> Flava:
     prefix = _prefix(state)
-    embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
+    embed_dim, _ = shape_of(state, f"{prefix}image_projection.weight", 2)
     parts = image_part(state, settings), text_part(state, settings, 1), fusion_part(state, settings, 2)
     return Flava(*parts, embed_dim=embed_dim)
 
@@ -208,9 +217,9 @@ def image_part(state: State, settings: Settings, i: int = 0) -> ImageEncoder:
 def text_part(state: State, settings: Settings, i: int = 0) -> TextEncoder:
     """FLAVA's text encoder in a state of ours, whose settings are the `i`-th."""
     prefix, size, heads, eps = _part(state, "text_encoder", settings, i)
-    vocab_size, _ = _shape(state, f"{prefix}embed.words.weight", 2)
-    max_length, _ = _shape(state, f"{prefix}embed.positions.weight", 2)
-    num_segments, _ = _shape(state, f"{prefix}embed.segments.weight", 2)
+    vocab_size, _ = shape_of(state, f"{prefix}embed.words.weight", 2)
+    max_length, _ = shape_of(state, f"{prefix}embed.positions.weight", 2)
+    num_segments, _ = shape_of(state, f"{prefix}embed.segments.weight", 2)
     embed = TokenEmbedding(vocab_size, size.width, max_length, num_segments=num_segments, eps=eps)
     trunk, norm, (seen, _) = _trunk(size, heads, eps), LayerNorm(size.width, eps), settings.attend_to_padding
     return TextEncoder(embed, trunk, norm, pad_id=settings.pad_id, attend_to_padding=seen)
@@ -228,42 +237,9 @@ def _part(state: State, name: str, settings: Settings, i: int) -> tuple[str, Tow
     return prefix, _tower_size(state, f"{prefix}trunk.blocks."), settings.num_heads[i], settings.eps[i]
 
 
-def _clip(state: State, settings: Settings) -> Clip:
-    prefix, (image, text) = _prefix(state), tower_sizes(state)
-    (image_heads, text_heads), (image_eps, text_eps) = settings.num_heads, settings.eps
-    width, side, patch_size = _patches(state, f"{prefix}image_encoder.embed.")
-    patches = NormedPatchEmbedding(
-        width, side * patch_size, patch_size, interpolate=settings.interpolate, eps=image_eps
-    )
-    vocab_size, _ = _shape(state, f"{prefix}text_encoder.embed.words.weight", 2)
-    max_length, _ = _shape(state, f"{prefix}text_encoder.embed.positions.weight", 2)
-    words = PlainTokenEmbedding(vocab_size, text.width, max_length)
-    causal = causal_transformer(text.width, text.depth, text_heads, hidden=text.hidden, eps=text_eps)
-    embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
-    return Clip(
-        ImageEncoder(patches, _trunk(image, image_heads, image_eps), LayerNorm(image.width, image_eps)),
-        CausalTextEncoder(words, causal, LayerNorm(text.width, text_eps), pad_id=settings.pad_id),
-        embed_dim=embed_dim,
-    )
-
-
 def _patch_embedding(state: State, prefix: str, interpolate: bool) -> PatchEmbedding:
-    width, side, patch_size = _patches(state, prefix)
+    width, side, patch_size = patches_of(state, prefix)
     return PatchEmbedding(width, side * patch_size, patch_size, interpolate=interpolate)
-
-
-def _patches(state: State, prefix: str) -> tuple[int, int, int]:
-    """The width, the patches a side and the side of a patch in pixels."""
-    width, channels, patch_size, across = _shape(state, f"{prefix}projection.weight", 4)
-    if channels != 3 or patch_size != across:
-        raise ValueError(
-            f"{prefix}projection.weight is for {patch_size} x {across} patches of {channels} channels; square ones of 3 are due"
-        )
-    num_patches = _shape(state, f"{prefix}positions", 3)[1] - 1
-    side = round(num_patches**0.5)
-    if side < 1 or side * side != num_patches:
-        raise ValueError(f"{prefix}positions holds {num_patches} patches, which are no square grid")
-    return width, side, patch_size
 
 
 def _pretraining(flava: Flava | Clip, state: State, settings: Settings) -> FlavaForPreTraining:
@@ -275,7 +251,7 @@ def _pretraining(flava: Flava | Clip, state: State, settings: Settings) -> Flava
         mlm=_masked_head(state, "mlm", over_words),
         mmm_image=_masked_head(state, "mmm_image", over_codes),
         mmm_text=_masked_head(state, "mmm_text", over_words),
-        itm=MatchHead(_shape(state, "itm.dense.weight", 2)[1]) if "itm.dense.weight" in state else None,
+        itm=MatchHead(shape_of(state, "itm.dense.weight", 2)[1]) if "itm.dense.weight" in state else None,
         contrastive=contrastive if "contrastive.log_scale" in state else None,
         itm_input=settings.itm_input,
     )
@@ -284,14 +260,14 @@ def _pretraining(flava: Flava | Clip, state: State, settings: Settings) -> Flava
 def _masked_head(state: State, name: str, eps: float) -> MaskedPredictionHead | None:
     if f"{name}.decoder.weight" not in state:
         return None
-    num_codes, width = _shape(state, f"{name}.decoder.weight", 2)
+    num_codes, width = shape_of(state, f"{name}.decoder.weight", 2)
     return MaskedPredictionHead(width, num_codes, eps)
 
 
 def _classifier(state: State, dropout: float) -> nn.Module:
     """This project's classifier, or without its norm TorchMultimodal's: linear, ReLU, dropout, linear."""
-    num_classes, hidden = _shape(state, "classifier.decoder.weight", 2)
-    _, width = _shape(state, "classifier.dense.weight", 2)
+    num_classes, hidden = shape_of(state, "classifier.decoder.weight", 2)
+    _, width = shape_of(state, "classifier.dense.weight", 2)
     if "classifier.norm.weight" in state:
         return MlpClassifier(width, num_classes, hidden, dropout=dropout)
     layers = {"dense": nn.Linear(width, hidden), "activation": nn.ReLU(), "dropout": nn.Dropout(dropout)}

@@ -72,7 +72,10 @@ class Clip(nn.Module):
         return [unit for name in ("image", "text") for unit in units_of(self.get_submodule(f"{name}_encoder"))]
 
     def keep(self, ids: Tensor, keep: Tensor | None) -> Tensor:
-        """(B, T) ids -> (B, T) bool, True for a token; derived from the padding id unless given."""
+        """(B, T) ids -> (B, T) bool, True for a token; unless given as the text encoder's `kept` says, or by the padding id."""
+        if hasattr(self.text_encoder, "kept"):
+            kept: Tensor = self.text_encoder.kept(ids, keep)
+            return kept
         return keep_tokens(ids, keep, getattr(self.text_encoder, "pad_id", 0))
 
     def project_image(self, cls: Tensor) -> Tensor:

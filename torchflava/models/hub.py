@@ -12,9 +12,10 @@ from pathlib import Path
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".json", ".npz", ".tar", ".zip", ".txt")
 _BESIDE = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-           "vocab.txt", "vocab.json", "merges.txt", "codebook.safetensors")  # fmt: skip
+           "vocab.txt", "vocab.json", "merges.txt", "codebook.safetensors", "open_clip_config.json")  # fmt: skip
 _WEIGHTS = (("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
-            ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"))  # fmt: skip
+            ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
+            ("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))  # fmt: skip
 """The first of these that there are."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torchflava.files import load_metadata
 from torchflava.models import (
+    layouts_clip_others,
     layouts_fair,
     layouts_own,
     layouts_torchmultimodal,
@@ -13,6 +14,7 @@ from torchflava.models import (
     layouts_transformers,
     layouts_vit,
 )
+from torchflava.models.clip_files import clip_settings_in
 from torchflava.models.layout import Layout
 from torchflava.models.settings import Settings, Towers, from_config, from_metadata, guessed
 
@@ -21,6 +23,7 @@ LAYOUTS = (
     *layouts_transformers.LAYOUTS,
     *layouts_torchmultimodal.LAYOUTS,
     *layouts_fair.LAYOUTS,
+    *layouts_clip_others.LAYOUTS,
 )
 """Of whole models."""
 ENCODERS = (*layouts_towers.LAYOUTS, *layouts_vit.LAYOUTS)
@@ -33,6 +36,8 @@ _METADATA = (*layouts_own.LAYOUTS, *layouts_towers.OWN)
 
 def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, dict[str, str]]:
     """What a file, or the config beside it, says beyond its tensors; and what of it has no counterpart here."""
+    if layout in layouts_clip_others.LAYOUTS:
+        return clip_settings_in(path, layout, towers)
     if layout in _METADATA:
         file = path / "model.safetensors" if path.is_dir() else path
         in_file = file.suffix == ".safetensors" and file.is_file()

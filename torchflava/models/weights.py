@@ -15,9 +15,10 @@ from torchflava.codebooks import DalleCodebook, PatchCodebook, load_codebook
 from torchflava.codebooks.dalle_names import OPENAI_CLASSES
 from torchflava.encoders import FusionEncoder, TextEncoder
 from torchflava.files import load_metadata, load_tensors, read_state, save_tensors
-from torchflava.models import layouts_own, layouts_towers, layouts_vit
+from torchflava.models import layouts_clip_others, layouts_own, layouts_towers, layouts_vit
 from torchflava.models.alone import Encoder, build_encoder, heads_of_table, with_what_files_lack
 from torchflava.models.architecture import Whole, build, settings_of, tower_sizes
+from torchflava.models.clip_files import check_not_scripted
 from torchflava.models.hub import find_or_fetch
 from torchflava.models.layout import Layout, recognise, to_ours
 from torchflava.models.recognised import ENCODERS, LAYOUTS, settings_in
@@ -25,8 +26,8 @@ from torchflava.models.settings import Settings, as_metadata
 
 Loadable = Whole | Encoder | DalleCodebook | PatchCodebook
 """What weights are of: a whole model, one encoder, or a codebook."""
-Options = tuple[int | tuple[int, ...] | None, int | None, tuple[bool, bool] | None]
-"""Heads, the side of an image, and who sees padding, where a user says so."""
+Options = tuple[int | tuple[int, ...] | None, int | None, tuple[bool, bool] | None, bool | None]
+"""Heads, the side of an image, who sees padding, and which GELU CLIP computes, where a user says so."""
 
 
 class Loaded(NamedTuple):
@@ -51,15 +52,17 @@ def from_pretrained(
     num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
+    quick_gelu: bool | None = None,
 ) -> Loadable:
     """The model in a folder or file of weights, or on the Hugging Face Hub, in evaluation mode, on the CPU, in float32.
 
     Read are transformers' `FlavaForPreTraining` and `FlavaModel`, TorchMultimodal's `flava_model_for_pretraining`,
     `flava_model` and `flava_model_for_classification`, the checkpoint that FLAVA's authors trained, and this project's run
     folders and files, CLIP's too. A classifier of TorchMultimodal's is taken to read pairs; `model.reads = "image"` or
-    `"text"` says otherwise. A file of one encoder gives that encoder: transformers' `FlavaImageModel`, `FlavaTextModel` and
-    `FlavaMultimodalModel`, DINO's and timm's ViT, BEiT. A file of a codebook gives that: OpenAI's dVAE (`encoder.pkl`),
-    transformers' `FlavaImageCodebook`, this project's own. Only tensors are read; no pickle is run.
+    `"text"` says otherwise. CLIP in open_clip's, OpenAI's or transformers' layout gives CLIP for pretraining, as the file has
+    its temperature; `model.flava` is the `Clip`. A file of one encoder gives that encoder: transformers' `FlavaImageModel`,
+    `FlavaTextModel` and `FlavaMultimodalModel`, DINO's and timm's ViT, BEiT. A file of a codebook gives that: OpenAI's dVAE
+    (`encoder.pkl`), transformers' `FlavaImageCodebook`, this project's own. Only tensors are read; no pickle is run.
 
     Args:
         path: a folder with `model.safetensors` or `pytorch_model.bin`, whole or in shards, and transformers'
@@ -74,6 +77,8 @@ def from_pretrained(
             others' files, as the released weights were trained, and what the file says, else (False, False),
             for this project's. transformers computes (False, False) if given an attention mask and (True, True) if not,
             TorchMultimodal (False, True). Where nothing is padded all are the same. CLIP never sees padding.
+        quick_gelu: whether CLIP's MLPs compute OpenAI's approximate GELU, x * sigmoid(1.702 x). By default what the config
+            says; without one, True for OpenAI's and transformers' files, False for open_clip's.
 
     Raises:
         FileNotFoundError: if there is no such file, or no such model on the Hub.
@@ -82,7 +87,7 @@ def from_pretrained(
         ValueError: for a file that is damaged or of an unknown layout, naming the keys that are missing, unknown or of
             a wrong shape, and for an option that does not fit.
     """
-    options: Options = (num_heads, image_size, attend_to_padding)
+    options: Options = (num_heads, image_size, attend_to_padding, quick_gelu)
     return _load(path, revision, options).model
 
 
@@ -93,9 +98,10 @@ def load_pretrained(
     num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
+    quick_gelu: bool | None = None,
 ) -> Loaded:
     """As `from_pretrained`, together with what the file was, what was assumed, which names were left out and which begin anew."""
-    return _load(path, revision, (num_heads, image_size, attend_to_padding))
+    return _load(path, revision, (num_heads, image_size, attend_to_padding, quick_gelu))
 
 
 def save_pretrained(model: Loadable, path: str | os.PathLike[str]) -> None:
@@ -127,7 +133,7 @@ def metadata_of(model: Whole | Encoder) -> dict[str, str]:
 
 def _load(path: str | os.PathLike[str], revision: str | None, options: Options) -> Loaded:
     path = find_or_fetch(path, revision)
-    tensors = _tensors(path)
+    tensors = layouts_clip_others.unwrapped(_tensors(path))
     if _is_codebook(path, tensors):
         return _codebook(path, options)
     layout = recognise(LAYOUTS + ENCODERS, tensors)
@@ -136,6 +142,7 @@ def _load(path: str | os.PathLike[str], revision: str | None, options: Options) 
     state, unused = to_ours(layout, tensors)
     state, made = with_what_files_lack(layout, state)
     settings, ignored = settings_in(path, layout, tower_sizes(state))
+    settings = layouts_clip_others.ended(layout, settings, state)
     if heads := heads_of_table(state) if layout in layouts_vit.LAYOUTS else None:
         settings = settings._replace(num_heads=(heads,))
     settings = _chosen(path, layout, settings, state=state, options=options)
@@ -147,6 +154,7 @@ def _load(path: str | os.PathLike[str], revision: str | None, options: Options) 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """What is in a file; OpenAI's dVAE, a whole module in a pickle, is parsed."""
+    check_not_scripted(path)
     try:
         return load_tensors(path)
     except ValueError as error:
@@ -161,7 +169,9 @@ def _is_codebook(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _codebook(path: Path, options: Options) -> Loaded:
-    num_heads, image_size, attend_to_padding = options
+    num_heads, image_size, attend_to_padding, quick_gelu = options
+    if quick_gelu is not None:
+        raise ValueError(f"{path} is a codebook, and quick_gelu is CLIP's; leave it out")
     if num_heads is not None or attend_to_padding is not None:
         raise ValueError(f"{path} is a codebook, which has no attention; leave num_heads and attend_to_padding out")
     if load_metadata(path).get("codebook") != "patches":
@@ -177,7 +187,7 @@ def _chosen(
     path: Path, layout: Layout, settings: Settings, *, state: Mapping[str, Tensor], options: Options
 ) -> Settings:
     """The settings with what was asked for in place of what the file says."""
-    num_heads, _, attend_to_padding = options
+    num_heads, _, attend_to_padding, quick_gelu = options
     towers = tower_sizes(state)
     if num_heads is not None:
         settings = settings._replace(num_heads=_of_each(num_heads, len(towers)))
@@ -185,6 +195,10 @@ def _chosen(
         if not any("text_encoder.embed.segments" in name or "fusion_encoder" in name for name in state):
             raise ValueError(f"{path} is {layout.name}, which never sees padding; leave attend_to_padding out")
         settings = settings._replace(attend_to_padding=attend_to_padding)
+    if quick_gelu is not None:
+        if not any("text_encoder.embed.words" in name for name in state) or len(towers) != 2:
+            raise ValueError(f"{path} is {layout.name}, and quick_gelu is CLIP's; leave it out")
+        settings = settings._replace(quick_gelu=quick_gelu)
     if 0 in settings.num_heads:
         widths = [tower.width for tower in towers]
         raise ValueError(f"{path} does not say how many heads encoders of widths {widths} have; give num_heads")
