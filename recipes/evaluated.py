@@ -26,10 +26,9 @@ from torchflava.models import Clip, Flava, from_pretrained, metadata_of
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import EvalView, normalise
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms.tokenizer import VOCABULARIES, TextTokenizer, load_tokenizer
 
 _MAX_LENGTH = 77  # tokens of a text, as the paper's
-_VOCABULARIES = ("tokenizer.json", "vocab.txt")
 
 
 class Evaluated(NamedTuple):
@@ -62,7 +61,7 @@ def open_evaluated(subject: Subject, device: torch.device) -> Evaluated:
 
 
 def of_model(
-    model: torch.nn.Module, device: torch.device, *, tokenizer: WordPiece | None, subject: Subject
+    model: torch.nn.Module, device: torch.device, *, tokenizer: TextTokenizer | None, subject: Subject
 ) -> Evaluated:
     """A model of this project's as evaluations see it.
 
@@ -116,7 +115,7 @@ class _Own:
 class _Texts:
     """Texts to padded ids for a text encoder."""
 
-    def __init__(self, tokenizer: WordPiece, encoder: Any, device: torch.device, *, subject: Subject) -> None:
+    def __init__(self, tokenizer: TextTokenizer, encoder: Any, device: torch.device, *, subject: Subject) -> None:
         if tokenizer.vocab_size > encoder.vocab_size:
             raise ValueError(
                 f"the vocabulary has {tokenizer.vocab_size} tokens and the model knows {encoder.vocab_size}; give the one that "
@@ -175,18 +174,18 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
         return from_pretrained(file, image_size=size)
 
 
-def tokenizer_of(subject: Subject) -> WordPiece | None:
+def tokenizer_of(subject: Subject) -> TextTokenizer | None:
     """The vocabulary that is named, or lies in the model's folder."""
     return tokenizer_beside(subject.model, subject.vocab)
 
 
-def tokenizer_beside(model: str, vocab: str) -> WordPiece | None:
+def tokenizer_beside(model: str, vocab: str) -> TextTokenizer | None:
     """The vocabulary at `vocab`, or without one what lies in the folder of a model's weights."""
     own = Path(model)
     folder = own if own.is_dir() else own.parent
-    if not vocab and not any((folder / name).is_file() for name in _VOCABULARIES):
+    if not vocab and not any((folder / name).is_file() for name in VOCABULARIES):
         return None
-    return WordPiece.from_file(vocab or folder)
+    return load_tokenizer(vocab or folder)
 
 
 def length_of_run(subject: Subject) -> int:

@@ -40,7 +40,7 @@ from torchflava.training import (
     shard,
     together,
 )
-from torchflava.transforms import WordPiece
+from torchflava.transforms import TextTokenizer, save_tokenizer
 
 
 class Started(NamedTuple):
@@ -131,7 +131,7 @@ def told_of(config: Tuning, task: TuningTask) -> dict[str, Any]:
     return shaping(config) | {"pretrained": name_of(Path(config.model))} | learnt
 
 
-def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece | None]:
+def build(config: Tuning, task: TuningTask) -> tuple[Classification, TextTokenizer | None]:
     """The pretrained encoders with a new head, on the CPU, and their vocabulary.
 
     Raises:
@@ -162,7 +162,7 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece |
     return model.train(), tokenizer
 
 
-def _tokenizer(config: Tuning, flava: Flava | Clip) -> WordPiece:
+def _tokenizer(config: Tuning, flava: Flava | Clip) -> TextTokenizer:
     path = Path(config.model)
     tokenizer = tokenizer_beside(config.model, config.vocab)
     if tokenizer is None:
@@ -177,7 +177,7 @@ def _tokenizer(config: Tuning, flava: Flava | Clip) -> WordPiece:
     return tokenizer
 
 
-def _feed(config: Tuning, task: TuningTask, model: Classification, tokenizer: WordPiece | None) -> Feed:
+def _feed(config: Tuning, task: TuningTask, model: Classification, tokenizer: TextTokenizer | None) -> Feed:
     longest = int(getattr(model.flava.text_encoder, "max_length", config.max_length or 512))
     if config.max_length > longest:
         raise ValueError(f"--max-length {config.max_length} is more than the {longest} tokens that the model takes")
@@ -185,13 +185,10 @@ def _feed(config: Tuning, task: TuningTask, model: Classification, tokenizer: Wo
     return Feed(task, tokenizer, max_length=config.max_length or longest, image_size=side, crop=config.crop)
 
 
-def _open_folder(folder: Path, config: Tuning, task: TuningTask, tokenizer: WordPiece | None) -> None:
+def _open_folder(folder: Path, config: Tuning, task: TuningTask, tokenizer: TextTokenizer | None) -> None:
     """Keep what whoever uses the model needs: settings, vocabulary, and what its outputs are called."""
     (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
     told = {"task": task.name, "reads": task.reads, "kind": task.kind, "classes": task.classes}
     (folder / "data.json").write_text(json.dumps(told | told_of(config, task), indent=1))
     if tokenizer is not None:
-        try:
-            tokenizer.save(folder / "vocab.txt")
-        except ValueError:  # it keeps capitals, or has tokens of its own, which only this says
-            tokenizer.save(folder / "tokenizer.json")
+        save_tokenizer(tokenizer, folder)

@@ -9,7 +9,7 @@ from torchflava.transforms.collate import Collate, ImageRow, PairRow, TextRow
 from torchflava.transforms.image import CorruptSample, EvalView, TrainViews, WholeView, decode_image, decoded, normalise
 from torchflava.transforms.joined import encode_joined
 from torchflava.transforms.masking import block_mask, mask_tokens, mask_whole_words
-from torchflava.transforms.tokenizer import TextTokenizer, load_tokenizer
+from torchflava.transforms.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 from torchflava.transforms.warp import Warp
 from torchflava.transforms.wordpiece import TokenizedText, WordPiece
 
@@ -38,4 +38,5 @@ __all__ = [
     "mask_tokens",
     "mask_whole_words",
     "normalise",
+    "save_tokenizer",
 ]

@@ -1,6 +1,7 @@
 """Either kind of tokenizer, from whatever file holds its vocabulary: WordPiece (BERT, FLAVA) or byte-level BPE (CLIP)."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from torchflava.transforms.bpe import BytePair
@@ -27,6 +28,22 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     if not path.name.endswith(_OF_BPE) or (path.name.endswith(".json") and _is_wordpiece(path)):
         return WordPiece.from_file(path)
     return BytePair.from_file(path)
+
+
+def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> Path:
+    """Write a tokenizer into a folder, and return its file: `vocab.txt` where that says all of it, else `tokenizer.json`.
+
+    A file of the other name, which `load_tokenizer` might take in its place, is removed.
+    """
+    plain, whole = Path(folder) / "vocab.txt", Path(folder) / "tokenizer.json"
+    if isinstance(tokenizer, WordPiece):
+        with suppress(ValueError):  # it keeps capitals, or has tokens of its own, which only the other file says
+            tokenizer.save(plain)
+            whole.unlink(missing_ok=True)
+            return plain
+    tokenizer.save(whole)
+    plain.unlink(missing_ok=True)
+    return whole
 
 
 def _is_wordpiece(path: Path) -> bool:
