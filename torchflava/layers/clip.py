@@ -124,7 +124,7 @@ class NormedPatchEmbedding(nn.Module):
             raise ValueError("CLIP's image encoder has no mask token to hide patches with; leave `masked` out")
         grid = patch_grid(pixels, self.image_size, self.patch_size, interpolate=self.interpolate)
         x = self.projection(pixels)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         return self.norm(x + resize_positions(self.positions, grid).to(x.dtype))
 
 

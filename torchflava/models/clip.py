@@ -102,8 +102,8 @@ class Clip(nn.Module):
             ValueError: for unequal batch sizes, a wrong image size, ids beyond the vocabulary, a mask of the wrong shape, and
                 padding that is not at the end.
         """
-        if len(pixels) != len(ids):
-            raise ValueError(f"{len(pixels)} images meet {len(ids)} texts; give one text for each image")
+        if pixels.shape[0] != ids.shape[0]:
+            raise ValueError(f"{pixels.shape[0]} images meet {ids.shape[0]} texts; give one text for each image")
         return ClipOutput(self.embed_image(pixels), self.embed_text(ids, keep))
 
 
