@@ -109,7 +109,7 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     if asked.to in ("torchflava", "openai"):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_pretrained(model, file)
-        files = (file, *_with_vocabulary(asked, source, file.parent))
+        files = (file, *_beside(asked, loaded, source, folder=file.parent))
         call = "DalleCodebook.from_file" if isinstance(model, DalleCodebook) else "torchflava.from_pretrained"
         return Written(f"torchflava's {type(model).__name__}", files, {}, {}, f"model = {call}({str(file)!r})")
     if isinstance(model, ImageEncoder | TextEncoder | FusionEncoder | PatchCodebook):
@@ -155,12 +155,20 @@ def _vocabulary(asked: Convert, source: Path) -> "WordPiece | None":
     return WordPiece.from_file(asked.vocab or folder)
 
 
-def _with_vocabulary(asked: Convert, source: Path, folder: Path) -> tuple[Path, ...]:
-    tokenizer = _vocabulary(asked, source)
-    if tokenizer is None:
+def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> tuple[Path, ...]:
+    """Write the codebook and the vocabulary of a model beside it, where there are any."""
+    from torchflava.codebooks import DalleCodebook, PatchCodebook
+
+    if isinstance(loaded.model, DalleCodebook | PatchCodebook):
         return ()
-    tokenizer.save(folder / "tokenizer.json")
-    return (folder / "tokenizer.json",)
+    found: tuple[Path, ...] = ()
+    if (codebook := _codebook(asked, loaded, source)) is not None:
+        codebook.save(folder / "codebook.safetensors")
+        found += (folder / "codebook.safetensors",)
+    if (tokenizer := _vocabulary(asked, source)) is not None:
+        tokenizer.save(folder / "tokenizer.json")
+        found += (folder / "tokenizer.json",)
+    return found
 
 
 def _listed(title: str, names: Mapping[str, str], *, whole: bool = False) -> list[str]:

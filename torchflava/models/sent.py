@@ -47,7 +47,12 @@ def push_to_hub(
         ConnectionError: if the Hub cannot be reached.
     """
     from huggingface_hub import HfApi  # it loads an HTTP client, and few need it
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its HTTP client
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+    )
 
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -75,6 +80,8 @@ def push_to_hub(
                     f"token that may write ({error})"
                 ) from error
             raise ConnectionError(f"the Hub did not take {name!r}: {error}") from error
+        except HTTPError as error:
+            raise ConnectionError(f"the Hub cannot be reached to send {name!r}: {error}") from error
     return str(sent.commit_url)
 
 

@@ -70,6 +70,10 @@ def to_transformers(
     if not isinstance(model, Flava | FlavaForPreTraining):
         raise ValueError("transformers' FLAVA has no classifier; write the encoders: to_transformers(model.flava, ...)")
     sizes = sizes_of(flava, settings_of(model))
+    if tokenizer is not None and tokenizer.vocab_size != sizes.vocab_size:
+        raise ValueError(
+            f"the vocabulary has {tokenizer.vocab_size} words, the model knows {sizes.vocab_size}; give its own"
+        )
     config = _config(sizes)
     if isinstance(model, Flava):
         tensors, made = _headless(model, codebook)
@@ -230,10 +234,6 @@ def _write_processor(
     files = (_write_json(folder / "preprocessor_config.json", image),)
     if tokenizer is None:
         return files
-    if tokenizer.vocab_size != sizes.vocab_size:
-        raise ValueError(
-            f"the vocabulary has {tokenizer.vocab_size} words, the model knows {sizes.vocab_size}; give its own"
-        )
     tokenizer.save(folder / "tokenizer.json")
     said = {"tokenizer_class": "PreTrainedTokenizerFast", "processor_class": "FlavaProcessor"}
     special = {
