@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from torchflava.models import flava_for_pretraining as flava_for_pretraining
     from torchflava.models import flava_model as flava_model
     from torchflava.models import from_pretrained as from_pretrained
+    from torchflava.models import push_to_hub as push_to_hub
+    from torchflava.models import save_pretrained as save_pretrained
+    from torchflava.models import to_torchmultimodal as to_torchmultimodal
+    from torchflava.models import to_transformers as to_transformers
     from torchflava.transforms import BytePair as BytePair
     from torchflava.transforms import WordPiece as WordPiece
     from torchflava.transforms import block_mask as block_mask
@@ -71,6 +75,10 @@ _HOMES = {
         "flava_for_pretraining",
         "flava_model",
         "from_pretrained",
+        "push_to_hub",
+        "save_pretrained",
+        "to_torchmultimodal",
+        "to_transformers",
     ),
     "transforms": ("BytePair", "WordPiece", "block_mask", "load_tokenizer", "mask_tokens", "mask_whole_words"),
 }

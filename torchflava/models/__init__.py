@@ -1,5 +1,6 @@
 """Wholes: FLAVA, its pretraining and its fine-tuning, and CLIP beside it, built from parts."""
 
+from torchflava.models.card import Facts, model_card
 from torchflava.models.classification import (
     EmbeddingsForClassification,
     FlavaForClassification,
@@ -12,9 +13,13 @@ from torchflava.models.first_weights import FirstWeights, first_weights
 from torchflava.models.flava import Flava, FlavaOutput, flava_model
 from torchflava.models.memory import States, count_states, count_table
 from torchflava.models.pretraining import VERBS, FlavaForPreTraining, clip_for_pretraining, flava_for_pretraining
+from torchflava.models.sent import push_to_hub
 from torchflava.models.sizes import CLIP_TEXTS, SIZES, Size, TextSize
 from torchflava.models.tuning import PARTS, depths, freeze
-from torchflava.models.weights import Loaded, from_pretrained, load_pretrained, metadata_of, save_pretrained
+from torchflava.models.weights import Loadable, Loaded, from_pretrained, load_pretrained, metadata_of, save_pretrained
+from torchflava.models.written import Written
+from torchflava.models.written_torchmultimodal import to_torchmultimodal
+from torchflava.models.written_transformers import to_transformers
 
 __all__ = [
     "CLIP_TEXTS",
@@ -24,15 +29,18 @@ __all__ = [
     "Clip",
     "ClipOutput",
     "EmbeddingsForClassification",
+    "Facts",
     "FirstWeights",
     "Flava",
     "FlavaForClassification",
     "FlavaForPreTraining",
     "FlavaOutput",
+    "Loadable",
     "Loaded",
     "Size",
     "States",
     "TextSize",
+    "Written",
     "clip_for_pretraining",
     "clip_model",
     "count_states",
@@ -47,6 +55,10 @@ __all__ = [
     "from_pretrained",
     "load_pretrained",
     "metadata_of",
+    "model_card",
+    "push_to_hub",
     "save_pretrained",
     "step_flops",
+    "to_torchmultimodal",
+    "to_transformers",
 ]

@@ -51,11 +51,11 @@ def _fetch(name: str, revision: str | None) -> Path:
         if any(list(folder.glob(pattern)) for pattern in weights):
             return folder
     from huggingface_hub import HfApi  # it loads an HTTP client, and few need it
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
     try:
         there = sorted(HfApi().list_repo_files(name, revision=revision))
-    except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+    except (HTTPError, OfflineModeIsEnabled) as error:
         raise ConnectionError(f"the cache has no weights of {name!r}, and the Hub cannot be asked: {error}") from error
     raise FileNotFoundError(
         f"{name!r} on the Hub has no model.safetensors and no pytorch_model.bin, only {', '.join(there[:12]) or 'nothing'}; "
@@ -66,10 +66,10 @@ def _fetch(name: str, revision: str | None) -> Path:
 def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """The folder in the cache with a model's files of these names."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its HTTP client
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -99,7 +99,7 @@ def _snapshot(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
             f"there is no file or folder {name}, and the model {where} is not whole in the cache while the Hub cannot be "
             f"reached ({_why(error)}); fetch it once with a network, without HF_HUB_OFFLINE"
         ) from error
-    except HfHubHTTPError as error:
+    except HTTPError as error:  # its own, and those of the connection
         raise ConnectionError(f"the Hub did not give {where}: {error}") from error
 
 

@@ -128,6 +128,11 @@ def to_theirs(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: naming the tensors of ours that the layout has and `state` lacks, or the other way round.
     """
     to_ours(Layout(f"{layout.name}, in our names", as_ours(layout.rows), tuple(map(as_ours, layout.parts))), state)
+    return renamed(layout, state)
+
+
+def renamed(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As `to_theirs`, for some of the tensors that the layout has."""
     row_of = {row.ours: row for rows in (layout.rows, *layout.parts) for row in rows}
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():

@@ -21,13 +21,15 @@ def _within(rows: Rows, ours: str, theirs: str) -> Rows:
     )
 
 
-def _transformers(name: str, prefix: str) -> Layout:
+def _transformers(name: str) -> Layout:
     tower = LEAVES.towers[name]
     pooler = (r"pooler\.dense\.(weight|bias)", "an encoder's pooler, which no objective reads")
     constants = tuple((pattern.replace(rf"{tower}\.", ""), why) for pattern, why in unused(LEAVES)[1:2])
     rows = _within(encoder_rows(LEAVES, "", ""), name, f"{tower}.")
+    mask = tuple(row for row in rows if row.ours.endswith("mask_token"))  # which a config can leave out
+    rows, parts = tuple(row for row in rows if row not in mask), (mask,) if mask else ()
     return Layout(
-        f"transformers' {_CLASSES[name][0]}", rows, unused=(pooler, *constants), attend_to_padding=(False, True)
+        f"transformers' {_CLASSES[name][0]}", rows, parts, unused=(pooler, *constants), attend_to_padding=(False, True)
     )
 
 
@@ -37,7 +39,7 @@ def _own(name: str) -> Layout:
     return Layout(f"torchflava's {_CLASSES[name][1]}", rows, parts)
 
 
-TRANSFORMERS = tuple(_transformers(name, "") for name in _CLASSES)
+TRANSFORMERS = tuple(map(_transformers, _CLASSES))
 """What transformers writes."""
 OWN = tuple(map(_own, _CLASSES))
 """What this project writes."""

@@ -16,7 +16,7 @@ from torchflava.models import (
 )
 from torchflava.models.clip_files import clip_settings_in
 from torchflava.models.layout import Layout
-from torchflava.models.settings import Settings, Towers, from_config, from_metadata, guessed
+from torchflava.models.settings import Settings, Towers, from_config, from_metadata, guessed, says
 
 LAYOUTS = (
     *layouts_own.LAYOUTS,
@@ -38,10 +38,10 @@ def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, d
     """What a file, or the config beside it, says beyond its tensors; and what of it has no counterpart here."""
     if layout in layouts_clip_others.LAYOUTS:
         return clip_settings_in(path, layout, towers)
-    if layout in _METADATA:
-        file = path / "model.safetensors" if path.is_dir() else path
-        in_file = file.suffix == ".safetensors" and file.is_file()
-        return from_metadata(layout, towers, load_metadata(file) if in_file else {}), {}
+    file = path / "model.safetensors" if path.is_dir() else path
+    metadata = load_metadata(file) if file.suffix == ".safetensors" and file.is_file() else {}
+    if layout in _METADATA or says(metadata):  # which this project also puts into what it writes for others
+        return from_metadata(layout, towers, metadata), {}
     config = _config(path) if layout in _CONFIGURED else None
     if config is None:
         return guessed(layout, towers), {}

@@ -124,6 +124,7 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
     found: dict[str, Any] = {"num_heads": heads, "eps": eps, "pad_id": pad_id}
     if len(parts) > 1:
         found["head_eps"] = eps[:2]
+        found["gradients"] = "global" if config.get("global_backprop_contrastive", True) else "none"
     usual_settings = Settings((12,) * len(towers), (layout.eps,) * len(towers))
     return _checked("config.json", guessed(layout, towers)._asdict() | found, usual_settings), ignored
 
@@ -131,6 +132,11 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
 def as_metadata(settings: Settings) -> dict[str, str]:
     """The metadata of a safetensors file with these settings."""
     return {_KEY: json.dumps(settings._asdict())}
+
+
+def says(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata has settings."""
+    return _KEY in metadata
 
 
 def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -> Settings:
