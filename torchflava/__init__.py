@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torchflava.models import FlavaForPreTraining as FlavaForPreTraining
     from torchflava.models import clip_for_pretraining as clip_for_pretraining
     from torchflava.models import clip_model as clip_model
+    from torchflava.models import clip_to_open_clip as clip_to_open_clip
+    from torchflava.models import clip_to_transformers as clip_to_transformers
     from torchflava.models import flava_for_classification as flava_for_classification
     from torchflava.models import flava_for_pretraining as flava_for_pretraining
     from torchflava.models import flava_model as flava_model
@@ -71,6 +73,8 @@ _HOMES = {
         "FlavaForPreTraining",
         "clip_for_pretraining",
         "clip_model",
+        "clip_to_open_clip",
+        "clip_to_transformers",
         "flava_for_classification",
         "flava_for_pretraining",
         "flava_model",

@@ -16,8 +16,15 @@ from tiny import pretraining as flava_pretraining
 from torch import Tensor, nn
 
 from torchflava.layers import QuickMlp
-from torchflava.models import Clip, FlavaForPreTraining, clip_for_pretraining, from_pretrained, load_pretrained
-from torchflava.models.clip_written import clip_to_open_clip, clip_to_transformers
+from torchflava.models import (
+    Clip,
+    FlavaForPreTraining,
+    clip_for_pretraining,
+    clip_to_open_clip,
+    clip_to_transformers,
+    from_pretrained,
+    load_pretrained,
+)
 from torchflava.models.weights import save_pretrained
 from torchflava.transforms import WordPiece
 
@@ -135,8 +142,8 @@ def test_what_is_written_comes_back(write, tmp_path: Path) -> None:
         quick.load_state_dict(block.mlp.state_dict())
         block.mlp = quick
     model.flava.text_encoder.norm.eps = 1e-4
-    files = write(model, tmp_path / "clip")
-    assert {file.name for file in files} == {file.name for file in (tmp_path / "clip").iterdir()}
+    report = write(model, tmp_path / "clip")
+    assert {file.name for file in report.files} == {file.name for file in (tmp_path / "clip").iterdir()}
     found = load_pretrained(tmp_path / "clip")
     assert same(found.model, model)
     assert (found.settings.quick_gelu, found.settings.end_id, found.settings.eps) == (True, END, (1e-5, 1e-4))
@@ -155,12 +162,13 @@ def test_what_is_written_comes_back(write, tmp_path: Path) -> None:
 
 def test_a_file_for_open_clip_has_its_names_alone(tmp_path: Path) -> None:
     model = pretraining()
-    assert clip_to_open_clip(model, tmp_path / "clip.safetensors") == (tmp_path / "clip.safetensors",)
+    report = clip_to_open_clip(model, tmp_path / "clip.safetensors")
+    assert (report.files, report.made) == ((tmp_path / "clip.safetensors",), {})
     found, due = load_file(tmp_path / "clip.safetensors"), as_open_clip(model.flava)
     assert found.keys() == due.keys()
     assert all(torch.equal(tensor, found[name]) for name, tensor in due.items())
     assert found["logit_scale"].shape == ()
-    clip_to_open_clip(model.flava, tmp_path / "clip.safetensors")
+    assert list(clip_to_open_clip(model.flava, tmp_path / "clip.safetensors").made) == ["logit_scale"]
     torch.testing.assert_close(load_file(tmp_path / "clip.safetensors")["logit_scale"], torch.tensor(1 / 0.07).log())
 
 

@@ -11,8 +11,15 @@ from agree import CLOSE, assert_close
 from tiny import EMBED_DIM, IMAGE_SIZE, MAX_LENGTH, PATCH_SIZE, VOCAB_SIZE, clip, pixels, stirred
 from torch import Tensor, nn
 
-from torchflava.models import Clip, FlavaForPreTraining, clip_for_pretraining, from_pretrained, load_pretrained
-from torchflava.models.clip_written import clip_to_open_clip, clip_to_transformers
+from torchflava.models import (
+    Clip,
+    FlavaForPreTraining,
+    clip_for_pretraining,
+    clip_to_open_clip,
+    clip_to_transformers,
+    from_pretrained,
+    load_pretrained,
+)
 from torchflava.transforms import BytePair
 
 pytestmark = pytest.mark.slow

@@ -19,8 +19,7 @@ from evaluation_settings import Subject
 from export import model_of, read_config
 from presets import parse
 
-from torchflava.models import clip_for_pretraining, from_pretrained
-from torchflava.models.clip_written import clip_to_open_clip
+from torchflava.models import clip_for_pretraining, clip_to_open_clip, from_pretrained
 from torchflava.training import TIMED
 from torchflava.transforms import BytePair, WordPiece
 

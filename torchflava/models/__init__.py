@@ -8,6 +8,7 @@ from torchflava.models.classification import (
     flava_for_classification,
 )
 from torchflava.models.clip import Clip, ClipOutput, clip_model
+from torchflava.models.clip_written import clip_to_open_clip, clip_to_transformers
 from torchflava.models.compute import step_flops
 from torchflava.models.first_weights import FirstWeights, first_weights
 from torchflava.models.flava import Flava, FlavaOutput, flava_model
@@ -43,6 +44,8 @@ __all__ = [
     "Written",
     "clip_for_pretraining",
     "clip_model",
+    "clip_to_open_clip",
+    "clip_to_transformers",
     "count_states",
     "count_table",
     "depths",

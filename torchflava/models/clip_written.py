@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchflava.files import save_tensors
 from torchflava.losses import ContrastiveLoss
@@ -20,6 +20,7 @@ from torchflava.models.layout import to_theirs
 from torchflava.models.layouts_clip_others import OPEN_CLIP, TRANSFORMERS
 from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, as_metadata
+from torchflava.models.written import Written
 from torchflava.transforms.bpe import BytePair
 from torchflava.transforms.image import MEAN, STD
 from torchflava.transforms.tokenizer import TextTokenizer
@@ -42,8 +43,8 @@ class Sizes(NamedTuple):
 
 def clip_to_open_clip(
     model: Clip | FlavaForPreTraining, path: str | os.PathLike[str], *, end_id: int | None = None
-) -> tuple[Path, ...]:
-    """Write what open_clip loads, and return the files.
+) -> Written:
+    """Write what open_clip loads, with equal outputs, and report it.
 
     A `.safetensors` file holds the weights alone, for an open_clip model of these sizes; a folder gets the weights and
     `open_clip_config.json`, which `open_clip.create_model("local-dir:FOLDER")` builds the model from.
@@ -62,13 +63,16 @@ def clip_to_open_clip(
     sizes, state = _told(model, end_id)
     tensors = to_theirs(OPEN_CLIP, state)
     if path.suffix == ".safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, tensors, as_metadata(sizes.settings) | {"format": "pt"})
-        return (path,)
+        load = f"open_clip.load_checkpoint(model, {str(path)!r})"
+        return Written(OPEN_CLIP.name, (path,), _made(model), {}, f"import open_clip\n{load}")
     path.mkdir(parents=True, exist_ok=True)
     weights, config = path / "open_clip_model.safetensors", path / OPEN_CLIP_CONFIG
     save_tensors(weights, tensors, as_metadata(sizes.settings) | {"format": "pt"})
     _write(config, _open_clip_config(sizes))
-    return weights, config
+    load = f"import open_clip\nmodel = open_clip.create_model({f'local-dir:{path}'!r})"
+    return Written(OPEN_CLIP.name, (weights, config), _made(model), {}, load)
 
 
 def clip_to_transformers(
@@ -77,8 +81,8 @@ def clip_to_transformers(
     *,
     tokenizer: TextTokenizer | None = None,
     end_id: int | None = None,
-) -> tuple[Path, ...]:
-    """Write a directory that `transformers.CLIPModel.from_pretrained` loads, and return its files.
+) -> Written:
+    """Write a directory that `transformers.CLIPModel.from_pretrained` loads, with equal outputs, and report it.
 
     With the tokenizer, `CLIPProcessor` loads it too (of a WordPiece, `BertTokenizerFast` with `CLIPImageProcessor`).
 
@@ -109,7 +113,15 @@ def clip_to_transformers(
         written["tokenizer_config.json"] = _tokenizer_config(tokenizer, sizes)
     for name, content in written.items():
         _write(folder / name, content)
-    return (folder / "model.safetensors", *(folder / name for name in written), *sorted(folder.glob("tokenizer.json")))
+    files = [folder / name for name in ("model.safetensors", *written)]
+    files += [folder / "tokenizer.json"] if tokenizer is not None else []
+    load = f"import transformers\nmodel = transformers.CLIPModel.from_pretrained({str(folder)!r})"
+    return Written(TRANSFORMERS.name, tuple(files), _made(model), {}, load)
+
+
+def _made(model: nn.Module) -> dict[str, str]:
+    has_one = isinstance(getattr(model, "contrastive", None), ContrastiveLoss)
+    return {} if has_one else {"logit_scale": "ln(1 / 0.07), where training begins: this model has no temperature"}
 
 
 def _told(model: Clip | FlavaForPreTraining, end_id: int | None) -> tuple[Sizes, dict[str, Tensor]]:
