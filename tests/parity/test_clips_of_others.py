@@ -159,7 +159,7 @@ def test_from_open_clip_to_transformers(
 def test_the_processor_reads_what_is_written(transformers: ModuleType, tmp_path: Path) -> None:
     from PIL import Image
 
-    from torchflava.transforms import WholeView, normalise
+    from torchflava.transforms import EvalView, normalise
 
     tokenizer = BytePair.train(["a red ball", "a blue box"] * 9, 540)
     ours = clip_for_pretraining(clip(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id)).eval()
@@ -173,7 +173,7 @@ def test_the_processor_reads_what_is_written(transformers: ModuleType, tmp_path:
     read = processor(text=captions, images=picture, return_tensors="pt", padding="max_length", max_length=MAX_LENGTH)
     with torch.no_grad():
         out = theirs(**read)
-    view = WholeView(IMAGE_SIZE)(
+    view = EvalView(IMAGE_SIZE)(
         torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*[IMAGE_SIZE] * 2, 3).permute(2, 0, 1)
     )
     assert_close(ours.embed_image(normalise(view)[None]), out.image_embeds, "the image")

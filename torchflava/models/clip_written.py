@@ -211,7 +211,7 @@ def _transformers_config(sizes: Sizes, tokenizer: TextTokenizer | None) -> dict[
 
 
 def _preprocessor(sizes: Sizes) -> dict[str, Any]:
-    """As `transforms.image.WholeView` and `normalise` do it."""
+    """As `transforms.image.EvalView` and `normalise` do it, but for the order of resizing and cutting."""
     side = sizes.image_size
     crop = {"do_center_crop": True, "crop_size": {"height": side, "width": side}}
     resize = {"do_resize": True, "size": {"shortest_edge": side}, "resample": 3, "do_convert_rgb": True}
