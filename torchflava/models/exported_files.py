@@ -137,7 +137,7 @@ def _told(
     encoders: Any = model if isinstance(model, Flava | Clip) else model.flava
     side = encoders.image_encoder.image_size
     contrastive = getattr(model, "contrastive", None)
-    scale = float(contrastive.log_scale.exp()) if isinstance(contrastive, ContrastiveLoss) else None
+    scale = float(contrastive.log_scale.detach().exp()) if isinstance(contrastive, ContrastiveLoss) else None
     shapes = {"pixels": ["batch", 3, side, side], "ids": ["batch", "length"], "keep": ["batch", "length"]}
     parts = {
         one.part: {
