@@ -145,7 +145,7 @@ def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -
         return guessed(layout, towers)
     try:
         said = json.loads(metadata[_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"the metadata's {_KEY!r} is damaged ({error}); give num_heads and a file without it"
         ) from error
@@ -186,5 +186,7 @@ def _alike(value: object, usual: object) -> bool:
     if isinstance(usual, tuple):
         return isinstance(value, tuple) and len(value) == len(usual) and all(map(_alike, value, usual))
     if isinstance(usual, float):
-        return type(value) in (int, float)
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
+    if type(usual) is int:
+        return type(value) is int and value >= 0
     return type(value) is type(usual)
