@@ -30,7 +30,6 @@ Kind = Literal["safetensors", "zip", "legacy", "index"]
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The number that opens torch's older files, as a pickle, after the few bytes of its protocol."""
 _IN_A_FOLDER = tuple(a + b for a in ("model.safetensors", "pytorch_model.bin") for b in ("", ".index.json"))
-_MOST_INDEX = 64 * 2**20  # bytes; 100 a tensor
 _STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError)
 """What else a zip, or the list of records in torch's older files, raises where it is damaged."""
 _TO_SAFETENSORS = (
@@ -141,10 +140,9 @@ def save_tensors(
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         copy = tensor.detach().to("cpu").contiguous()
-        memory = copy.untyped_storage().data_ptr()
-        if memory in seen:
+        if copy.untyped_storage().data_ptr() in seen:
             copy = copy.clone()
-        seen.add(memory)
+        seen.add(copy.untyped_storage().data_ptr())
         whole[name] = copy
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -197,7 +195,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _sharded(path: Path) -> dict[str, Tensor]:
-    if path.stat().st_size > _MOST_INDEX:
+    if path.stat().st_size > 64 * 2**20:  # bytes; 100 a tensor
         raise ValueError(f"{path} is no index of shards, which is never so large; name the weights' own file")
     try:
         shards: dict[str, str] = json.loads(path.read_bytes())["weight_map"]

@@ -179,7 +179,10 @@ def _join(pieces: dict[str, Tensor], scalar: bool) -> Tensor:
         )
     if scalar:
         return first.reshape(-1)
-    return torch.cat([first, *others]) if others else first
+    if not others:
+        return first
+    alike = all(piece.dtype == first.dtype for piece in others)  # torch joins not every two types
+    return torch.cat([piece if alike else piece.float() for piece in pieces.values()])
 
 
 def _aliases(first: str, others: list[str], tensors: Mapping[str, Tensor]) -> list[str]:
