@@ -161,7 +161,7 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
     if kind_of(folder) == "fine-tuning" and not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} has no model.safetensors yet; let the fine-tuning run to its end")
     if kind_of(folder) != "pretraining" or (folder / "model.safetensors").is_file():
-        return from_pretrained(subject.model, image_size=size)
+        return whole_model(from_pretrained(subject.model, image_size=size), subject.model)
     config = read_config(folder / "config.json")
     where = where_checkpoints_lie(config, folder)
     checkpoint = best_checkpoint(where) or last_checkpoint(where)
@@ -172,7 +172,21 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as made:  # so that it is read as any other file is
         file = Path(made) / "model.safetensors"
         save_tensors(file, full_weights(model), metadata_of(model))
-        return from_pretrained(file, image_size=size)
+        return whole_model(from_pretrained(file, image_size=size), subject.model)
+
+
+def whole_model(model: Any, named: str) -> torch.nn.Module:
+    """The model, if it is a FLAVA or a CLIP.
+
+    Raises:
+        ValueError: for an encoder or a codebook by itself.
+    """
+    if not isinstance(model, Flava | Clip) and not hasattr(model, "flava"):
+        raise ValueError(
+            f"{named} holds an {type(model).__name__} by itself, a whole FLAVA or CLIP is due; a run begins with an encoder's "
+            "weights by pretrain.py's --init-image or --init-text"
+        )
+    return model
 
 
 def tokenizer_of(subject: Subject) -> WordPiece | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from evaluated import tokenizer_beside
+from evaluated import tokenizer_beside, whole_model
 from evaluation_settings import kind_of
 from folders import check_space, find_folder
 from kept import check_place, fetch_kept
@@ -146,7 +146,7 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece |
             else f"write them by: python recipes/export.py {path}"
         )
         raise ValueError(f"{path} has checkpoints and no weights yet; {how}")
-    whole = from_pretrained(path)
+    whole: Any = whole_model(from_pretrained(path), str(path))
     flava = whole if isinstance(whole, Flava | Clip) else whole.flava
     tokenizer = None if task.reads == "image" else _tokenizer(config, flava)
     if task.reads != "text" and config.image_size:
