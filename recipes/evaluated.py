@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from torchflava.files import save_tensors
 from torchflava.models import Clip, Flava, from_pretrained, metadata_of
+from torchflava.models.hub import find_or_fetch
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import EvalView, normalise
@@ -58,6 +60,8 @@ def open_evaluated(subject: Subject, device: torch.device) -> Evaluated:
     """
     if subject.is_code:
         return _by_code(subject.model, device)
+    if not Path(subject.model).exists():
+        subject = replace(subject, model=str(find_or_fetch(subject.model)))
     return of_model(loaded_model(subject), device, tokenizer=tokenizer_of(subject), subject=subject)
 
 
@@ -182,8 +186,9 @@ def whole_model(model: Any, named: str) -> torch.nn.Module:
         ValueError: for an encoder or a codebook by itself.
     """
     if not isinstance(model, Flava | Clip) and not hasattr(model, "flava"):
+        kind = type(model).__name__
         raise ValueError(
-            f"{named} holds an {type(model).__name__} by itself, a whole FLAVA or CLIP is due; a run begins with an encoder's "
+            f"{named} holds one part by itself, {kind}; a whole FLAVA or CLIP is due; a run begins with an encoder's "
             "weights by pretrain.py's --init-image or --init-text"
         )
     return model

@@ -23,6 +23,7 @@ from torchflava.models import (
     freeze,
     from_pretrained,
 )
+from torchflava.models.hub import find_or_fetch
 from torchflava.models.tuning import Classification
 from torchflava.tasks import tuning_task
 from torchflava.tasks.examples import TuningTask
@@ -138,7 +139,8 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece |
         ValueError: for weights or a vocabulary that do not fit what is asked for.
         FileNotFoundError: if there are no weights.
     """
-    path = Path(config.model)
+    path = find_or_fetch(config.model)
+    config = replace(config, model=str(path))
     if path.is_dir() and [*path.glob("step-*")] and not (path / "model.safetensors").exists():
         how = (
             "let it run to its end"
