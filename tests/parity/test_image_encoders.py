@@ -115,3 +115,15 @@ def test_their_files_are_image_encoders(tmp_path: Path) -> None:
     expected = theirs(PIXELS, bool_masked_pos=masked).last_hidden_state
     assert_close(loaded.model(PIXELS, masked).normed, expected, "BeitModel")
     assert loaded.made == {"image_encoder.embed.positions": "0: it knew relative positions only"}
+
+
+@torch.no_grad()
+def test_transformers_vit_is_an_image_encoder(tmp_path: Path) -> None:
+    """As DINO's weights lie on the Hub: FLAVA's names without a mask token, sizes and eps in a config of a ViT's."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, layer_norm_eps=1e-3)
+    theirs = stirred(transformers.ViTModel(config)).eval()
+    theirs.save_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert (loaded.settings.num_heads, loaded.settings.eps) == ((3,), (1e-3,))
+    assert_close(loaded.model(PIXELS).normed, theirs(PIXELS).last_hidden_state, "states")
