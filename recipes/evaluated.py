@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from torchflava.files import save_tensors
 from torchflava.models import Clip, Flava, from_pretrained, metadata_of
+from torchflava.models.hub import find_or_fetch
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import EvalView, normalise
@@ -57,6 +59,8 @@ def open_evaluated(subject: Subject, device: torch.device) -> Evaluated:
     """
     if subject.is_code:
         return _by_code(subject.model, device)
+    if not Path(subject.model).exists():
+        subject = replace(subject, model=str(find_or_fetch(subject.model)))
     return of_model(loaded_model(subject), device, tokenizer=tokenizer_of(subject), subject=subject)
 
 
@@ -160,7 +164,7 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
     if kind_of(folder) == "fine-tuning" and not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} has no model.safetensors yet; let the fine-tuning run to its end")
     if kind_of(folder) != "pretraining" or (folder / "model.safetensors").is_file():
-        return from_pretrained(subject.model, image_size=size)
+        return whole_model(from_pretrained(subject.model, image_size=size), subject.model)
     config = read_config(folder / "config.json")
     where = where_checkpoints_lie(config, folder)
     checkpoint = best_checkpoint(where) or last_checkpoint(where)
@@ -171,7 +175,22 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as made:  # so that it is read as any other file is
         file = Path(made) / "model.safetensors"
         save_tensors(file, full_weights(model), metadata_of(model))
-        return from_pretrained(file, image_size=size)
+        return whole_model(from_pretrained(file, image_size=size), subject.model)
+
+
+def whole_model(model: Any, named: str) -> torch.nn.Module:
+    """The model, if it is a FLAVA or a CLIP.
+
+    Raises:
+        ValueError: for an encoder or a codebook by itself.
+    """
+    if not isinstance(model, Flava | Clip) and not hasattr(model, "flava"):
+        kind = type(model).__name__
+        raise ValueError(
+            f"{named} holds one part by itself, {kind}; a whole FLAVA or CLIP is due; a run begins with an encoder's "
+            "weights by pretrain.py's --init-image or --init-text"
+        )
+    return model
 
 
 def tokenizer_of(subject: Subject) -> TextTokenizer | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from evaluated import tokenizer_beside
+from evaluated import tokenizer_beside, whole_model
 from evaluation_settings import kind_of
 from folders import check_space, find_folder
 from kept import check_place, fetch_kept
@@ -23,6 +23,7 @@ from torchflava.models import (
     freeze,
     from_pretrained,
 )
+from torchflava.models.hub import find_or_fetch
 from torchflava.models.tuning import Classification
 from torchflava.tasks import tuning_task
 from torchflava.tasks.examples import TuningTask
@@ -138,7 +139,8 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, TextTokeniz
         ValueError: for weights or a vocabulary that do not fit what is asked for.
         FileNotFoundError: if there are no weights.
     """
-    path = Path(config.model)
+    path = find_or_fetch(config.model)
+    config = replace(config, model=str(path))
     if path.is_dir() and [*path.glob("step-*")] and not (path / "model.safetensors").exists():
         how = (
             "let it run to its end"
@@ -146,7 +148,7 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, TextTokeniz
             else f"write them by: python recipes/export.py {path}"
         )
         raise ValueError(f"{path} has checkpoints and no weights yet; {how}")
-    whole = from_pretrained(path)
+    whole: Any = whole_model(from_pretrained(path), str(path))
     flava = whole if isinstance(whole, Flava | Clip) else whole.flava
     tokenizer = None if task.reads == "image" else _tokenizer(config, flava)
     if task.reads != "text" and config.image_size:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -71,9 +71,7 @@ def convert(asked: Convert) -> str:
     heads = asked.num_heads[0] if len(asked.num_heads) == 1 else asked.num_heads or None
     loaded = load_pretrained(source, num_heads=heads, image_size=asked.image_size or None)
     if asked.reads:
-        if not hasattr(loaded.model, "reads"):
-            raise ValueError(f"{asked.source} is {loaded.layout}, no classifier; leave --reads out")
-        loaded.model.reads = asked.reads
+        _let_read(loaded.model, asked.reads, f"{asked.source} is {loaded.layout}")
     written = _written(asked, loaded, source)
     lines = [
         f"{asked.source} is {loaded.layout}",
@@ -95,6 +93,23 @@ def _check_dest(asked: Convert) -> None:
     there = dest.is_file() or (dest.is_dir() and any(dest.iterdir()))
     if there and not asked.overwrite:
         raise ValueError(f"{dest} is there and not empty; name another, or say --overwrite")
+
+
+def _let_read(model: object, reads: 'Literal["image", "text", "pair"]', told: str) -> None:
+    """Let a classifier over a class token look at what the user says."""
+    from torchflava.models import FlavaForClassification
+
+    if not isinstance(model, FlavaForClassification):
+        raise ValueError(f"{told}, no classifier over a class token; leave --reads out")
+    parts: dict[str, Any] = {
+        "image": model.flava.image_encoder,
+        "text": model.flava.text_encoder,
+        "pair": model.flava.fusion_encoder,
+    }
+    width, wide = parts[reads].width, len(model.classifier.get_parameter("dense.weight")[0])
+    if width != wide:
+        raise ValueError(f"{told}, whose classifier is {wide} wide and cannot read {reads!r}, states of {width}")
+    model.reads = reads
 
 
 def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":

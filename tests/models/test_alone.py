@@ -15,6 +15,7 @@ from torchflava.models import from_pretrained, load_pretrained, save_pretrained
 from torchflava.models.layout import to_theirs
 from torchflava.models.layouts_fair import LAYOUTS as FAIR
 from torchflava.models.layouts_transformers import MODEL
+from torchflava.models.layouts_vit import BEIT
 
 VIT = {"width": 64, "depth": 2, "num_heads": 1, "hidden": 31, "image_size": 15, "patch_size": 5}
 
@@ -79,6 +80,26 @@ def test_dinos_file_is_an_image_encoder(tmp_path: Path) -> None:
         from_pretrained(tmp_path / "dino.pth", attend_to_padding=(True, True))
 
 
+def test_a_beit_without_biases_by_relative_position(tmp_path: Path) -> None:
+    """They begin at 0, for as many heads as it has; with a table the heads are read off it."""
+    sizes = {"width": 128, "depth": 2, "num_heads": 2, "hidden": 31, "image_size": 15, "patch_size": 5}
+    encoder = stirred(beit_image_encoder(**sizes)).eval()
+    state = {f"image_encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    bare = {name: tensor for name, tensor in state.items() if "attention.positions" not in name}
+    for there, heads in ((state, 2), (bare, 2)):
+        torch.save(to_theirs(BEIT, there), tmp_path / "beit.pth")
+        loaded = load_pretrained(tmp_path / "beit.pth")
+        assert loaded.settings.num_heads == (heads,)
+        assert len(loaded.made) == (0 if there is state else 2)
+    for block in encoder.trunk.blocks:
+        torch.nn.init.zeros_(block.attention.positions)
+    assert same(loaded.model, encoder.state_dict())
+    del bare["image_encoder.embed.positions"]
+    torch.save(to_theirs(BEIT, bare), tmp_path / "beit.pth")
+    with pytest.raises(ValueError, match="without positions, by which its patches are counted"):
+        load_pretrained(tmp_path / "beit.pth")
+
+
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -133,10 +154,12 @@ def test_an_encoder_under_transformers_names(tower: str, name: str, kind: type[n
     assert isinstance(loaded.model, kind)
     assert same(loaded.model, flava().get_submodule(tower).state_dict())
     assert loaded.unused == {"pooler.dense.bias": "an encoder's pooler, which no objective reads"}
-    heads = '{"model_type": "flava_image_model", "hidden_size": 99}'
-    (tmp_path / "config.json").write_text(heads)
-    with pytest.raises(ValueError, match=r"config.json's image_config says TowerSize\(width=99"):
-        load_pretrained(tmp_path)
+    for other in ("image", "text", "multimodal"):
+        (tmp_path / "config.json").write_text(f'{{"model_type": "flava_{other}_model", "hidden_size": 99}}')
+        fits = name.startswith(other)
+        message = rf"{other}_config says TowerSize\(width=99" if fits else f"is of model_type 'flava_{other}_model'"
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(tmp_path)
 
 
 def dvae() -> dict[str, Tensor]:

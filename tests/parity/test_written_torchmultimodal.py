@@ -114,7 +114,8 @@ def test_classifiers(reads: str, plain: bool, dropout: float, tmp_path: Path) ->
             ("decoder", nn.Linear(37, 5)),
         ]
         ours.classifier = nn.Sequential(OrderedDict(parts))
-    stirred(ours).eval()
+    stirred(ours.classifier)
+    ours.eval()
     written = to_torchmultimodal(ours, tmp_path / "flava.pt")
     which = {"pair": "mm"}.get(reads, reads)
     assert f'required_embedding="{which}"' in written.differs["reads"]

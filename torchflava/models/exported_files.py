@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,7 +94,7 @@ def _write(model: Whole, exported: Exported, file: Path, *, check: bool) -> Chec
             given = inputs_for(model, exported, size=size, length=length, seed=size)
             found = run(given)
             for name, due in eager(model, exported, given).items():
-                apart = float((found[name] - due.cpu()).abs().max())
+                apart = float((found[name] - due.to("cpu")).abs().max())
                 worst = max(worst, apart)
                 if not apart <= CLOSE * max(1.0, float(due.abs().max())):
                     raise ValueError(
@@ -113,7 +114,7 @@ def _onnx(file: Path) -> Any:
     names = [output.name for output in session.get_outputs()]
 
     def run(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        arrays = session.run(names, {name: tensor.cpu().numpy() for name, tensor in given.items()})
+        arrays = session.run(names, {name: np.asarray(tensor.to("cpu")) for name, tensor in given.items()})
         return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
 
     return run
@@ -124,7 +125,7 @@ def _pt2(file: Path) -> Any:
 
     def run(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():
-            return {name: tensor.cpu() for name, tensor in program(*given.values()).items()}
+            return {name: tensor.to("cpu") for name, tensor in program(*given.values()).items()}
 
     return run
 

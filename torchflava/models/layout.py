@@ -187,7 +187,10 @@ def _join(pieces: dict[str, Tensor], row: Row) -> Tensor:
         return first.reshape(-1)
     if row.transposed and first.ndim != 2:
         raise ValueError(f"{listed(pieces)} is {tuple(first.shape)}; two dimensions are due")
-    whole = torch.cat([first, *others]) if others else first
+    whole = first
+    if others:
+        alike = all(piece.dtype == first.dtype for piece in others)  # torch joins not every two types
+        whole = torch.cat([piece if alike else piece.float() for piece in pieces.values()])
     whole = whole.T if row.transposed else whole
     return whole.reshape(*[1] * row.leading, *whole.shape)
 

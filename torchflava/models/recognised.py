@@ -29,6 +29,7 @@ LAYOUTS = (
 ENCODERS = (*layouts_towers.LAYOUTS, *layouts_vit.LAYOUTS)
 """Of one encoder by itself."""
 
+_MOST_CONFIG = 16 * 2**20  # bytes
 _WITH_CONFIG = ("model.safetensors", "pytorch_model.bin")
 _CONFIGURED = (*layouts_transformers.LAYOUTS, *layouts_towers.TRANSFORMERS)
 _METADATA = (*layouts_own.LAYOUTS, *layouts_towers.OWN)
@@ -56,6 +57,10 @@ def _config(path: Path) -> dict[str, Any] | None:
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():
         return None
+    if file.stat().st_size > _MOST_CONFIG:
+        raise ValueError(
+            f"{file} is larger than any configuration; fetch it again, or load the weights' file by itself"
+        )
     try:
         config = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -46,6 +46,15 @@ def push_to_hub(
         PermissionError: if the Hub does not let this user write there.
         ConnectionError: if the Hub cannot be reached.
     """
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        _fill(folder, model, run=run, tokenizer=tokenizer, codebook=codebook)
+        (folder / "README.md").write_text(model_card(model, name, facts=facts, run=run), encoding="utf-8")
+        message = f"A {type(model).__name__} of torchflava"
+        return _send(folder, name, message, private=private, revision=revision)
+
+
+def _send(folder: Path, name: str, message: str, *, private: bool | None, revision: str | None) -> str:
     from huggingface_hub import HfApi  # it loads an HTTP client, and few need it
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its HTTP client
         HfHubHTTPError,
@@ -54,34 +63,25 @@ def push_to_hub(
         OfflineModeIsEnabled,
     )
 
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        _fill(folder, model, run=run, tokenizer=tokenizer, codebook=codebook)
-        (folder / "README.md").write_text(model_card(model, name, facts=facts, run=run), encoding="utf-8")
-        api = HfApi(library_name="torchflava")
-        try:
-            api.create_repo(name, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(name, branch=revision, exist_ok=True)
-            sent = api.upload_folder(
-                repo_id=name,
-                folder_path=folder,
-                revision=revision,
-                commit_message=f"A {type(model).__name__} of torchflava",
-            )
-        except HFValidationError as error:
-            raise ValueError(f"{name!r} is no name for a model on the Hub, which are OWNER/NAME: {error}") from error
-        except OfflineModeIsEnabled as error:
-            raise ConnectionError(f"nothing is sent while HF_HUB_OFFLINE is set; unset it to send {name!r}") from error
-        except HfHubHTTPError as error:
-            if error.response is not None and error.response.status_code in (401, 403):
-                raise PermissionError(
-                    f"the Hub does not let this user write to {name!r}; log in by `hf auth login`, or set HF_TOKEN to a "
-                    f"token that may write ({error})"
-                ) from error
-            raise ConnectionError(f"the Hub did not take {name!r}: {error}") from error
-        except HTTPError as error:
-            raise ConnectionError(f"the Hub cannot be reached to send {name!r}: {error}") from error
+    api = HfApi(library_name="torchflava")
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True)
+        sent = api.upload_folder(repo_id=name, folder_path=folder, revision=revision, commit_message=message)
+    except HFValidationError as error:
+        raise ValueError(f"{name!r} is no name for a model on the Hub, which are OWNER/NAME: {error}") from error
+    except OfflineModeIsEnabled as error:
+        raise ConnectionError(f"nothing is sent while HF_HUB_OFFLINE is set; unset it to send {name!r}") from error
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code in (401, 403):
+            raise PermissionError(
+                f"the Hub does not let this user write to {name!r}; log in by `hf auth login`, or set HF_TOKEN to a "
+                f"token that may write ({error})"
+            ) from error
+        raise ConnectionError(f"the Hub did not take {name!r}: {error}") from error
+    except HTTPError as error:
+        raise ConnectionError(f"the Hub cannot be reached to send {name!r}: {error}") from error
     return str(sent.commit_url)
 
 

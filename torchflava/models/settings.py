@@ -18,12 +18,15 @@ _KEY = "torchflava"
 _CHOICES = {"reads": get_args(Reads), "itm_input": get_args(ItmInput), "gradients": get_args(Gather)}
 
 
+_PARTS = ("image_config", "text_config", "multimodal_config")
+"""Of each encoder, in transformers' config of a whole FLAVA."""
 _ALONE = {
-    "flava_image_model": "image_config",
-    "flava_text_model": "text_config",
-    "flava_multimodal_model": "multimodal_config",
+    "flava_image_model": ("image_config", "FlavaImageModel"),
+    "flava_text_model": ("text_config", "FlavaTextModel"),
+    "flava_multimodal_model": ("multimodal_config", "FlavaMultimodalModel"),
+    "vit": ("image_config", "FlavaImageModel"),
 }
-"""What transformers calls the models of one encoder, and their configs within a whole model's."""
+"""What transformers calls the models of one encoder; what their configs are within a whole model's; whose names they have."""
 
 
 class TowerSize(NamedTuple):
@@ -149,7 +152,7 @@ def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -
         return guessed(layout, towers)
     try:
         said = json.loads(metadata[_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"the metadata's {_KEY!r} is damaged ({error}); give num_heads and a file without it"
         ) from error
@@ -162,10 +165,11 @@ def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -
 def _parts(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The config of each encoder that is there, by its name in that of a whole model."""
     kind = config.get("model_type")
-    if kind == "flava" and len(towers) == len(_ALONE):
-        return {name: _part(config, name) for name in _ALONE.values()}
-    if isinstance(kind, str) and kind in _ALONE and len(towers) == 1:
-        return {_ALONE[kind]: dict(config)}
+    if kind == "flava" and len(towers) == len(_PARTS):
+        return {name: _part(config, name) for name in _PARTS}
+    part, names = _ALONE.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
+    if part and layout.name == f"transformers' {names}":
+        return {part: dict(config)}
     raise ValueError(f"config.json is of model_type {kind!r}, the tensors of {layout.name}")
 
 
@@ -190,5 +194,7 @@ def _alike(value: object, usual: object) -> bool:
     if isinstance(usual, tuple):
         return isinstance(value, tuple) and len(value) == len(usual) and all(map(_alike, value, usual))
     if isinstance(usual, float):
-        return type(value) in (int, float)
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
+    if type(usual) is int:
+        return type(value) is int and value >= 0
     return type(value) is type(usual)

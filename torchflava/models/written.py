@@ -1,13 +1,13 @@
 """What weights for another library share: which models they can be of, what they lack, and a report of what became of them."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchflava.heads import MaskedPredictionHead, MatchHead
-from torchflava.losses import ContrastiveLoss
 from torchflava.models import layouts_own
 from torchflava.models.architecture import Whole, settings_of
 from torchflava.models.classification import EmbeddingsForClassification
@@ -100,7 +100,7 @@ def sizes_of(flava: Flava, settings: Settings) -> Sizes:
 
 
 def heads_that_lack(
-    model: FlavaForPreTraining, widths: dict[str, int], num_codes: int, vocab_size: int
+    model: FlavaForPreTraining, widths: Mapping[str, int], *, num_codes: int, vocab_size: int
 ) -> dict[str, Tensor]:
     """For each head that was taken out of a model, one as it begins, in our names; the same ones every time.
 
@@ -111,26 +111,34 @@ def heads_that_lack(
         vocab_size: that heads over words know.
     """
     made: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for name, width in widths.items():
-            if getattr(model, name) is None:
-                count = num_codes if name in ("mim", "mmm_image") else vocab_size
-                head = MatchHead(width) if name == "itm" else MaskedPredictionHead(width, count)
-                made |= {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    for name, width in widths.items():
+        if getattr(model, name) is not None:
+            continue
+        made |= _linear(f"{name}.dense", width, width, generator=generator)
+        if name == "itm":
+            made |= _linear(f"{name}.decoder", 2, width, generator=generator)
+            continue
+        made |= {f"{name}.norm.weight": torch.ones(width), f"{name}.norm.bias": torch.zeros(width)}
+        count = num_codes if name in ("mim", "mmm_image") else vocab_size
+        made |= _linear(f"{name}.decoder", count, width, generator=generator)
     if model.contrastive is None:
-        made["contrastive.log_scale"] = ContrastiveLoss().log_scale.detach()
+        made["contrastive.log_scale"] = torch.full((1,), math.log(1 / 0.07))
     return made
 
 
-def poolers(names: dict[str, int]) -> dict[str, Tensor]:
+def poolers(names: Mapping[str, int]) -> dict[str, Tensor]:
     """Each encoder's pooler as it begins, by the encoder's name there and its width; the same ones every time."""
     generator = torch.Generator().manual_seed(0)
     made: dict[str, Tensor] = {}
     for name, width in names.items():
-        made[f"{name}.pooler.dense.weight"] = 0.02 * torch.randn(width, width, generator=generator)
-        made[f"{name}.pooler.dense.bias"] = torch.zeros(width)
+        made |= _linear(f"{name}.pooler.dense", width, width, generator=generator)
     return made
+
+
+def _linear(name: str, outputs: int, inputs: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+    weight = 0.02 * torch.randn(outputs, inputs, generator=generator)
+    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(outputs)}
 
 
 def codes_of(model: FlavaForPreTraining, codebook_codes: int | None, library: str) -> int:

@@ -109,7 +109,7 @@ def _layout_of(model: Whole, sizes: Sizes, codebook: Codebook | None) -> tuple[L
             )
     check_words(model, sizes.vocab_size, "TorchMultimodal's FLAVA")
     num_codes = codes_of(model, None if codebook is None else codebook.num_codes, "TorchMultimodal's FLAVA")
-    lacking = heads_that_lack(model, dict.fromkeys(_ON, width), num_codes, sizes.vocab_size)
+    lacking = heads_that_lack(model, dict.fromkeys(_ON, width), num_codes=num_codes, vocab_size=sizes.vocab_size)
     loss = (
         f"FLAVAPretrainingLoss(hidden_size={width}, text_vocab_size={sizes.vocab_size}, image_vocab_size={num_codes})"
     )

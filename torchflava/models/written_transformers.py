@@ -119,7 +119,7 @@ def _with_heads(
     check_words(model, sizes.vocab_size, "transformers' FLAVA")
     num_codes = codes_of(model, None if codebook is None else codebook.num_codes, "transformers' FLAVA")
     config["image_config"]["vocab_size"] = num_codes
-    lacking = heads_that_lack(model, widths, num_codes, sizes.vocab_size)
+    lacking = heads_that_lack(model, widths, num_codes=num_codes, vocab_size=sizes.vocab_size)
     made = dict.fromkeys(renamed(PRETRAINING, lacking), "a head that was taken out of this model; it begins anew")
     tensors = to_theirs(PRETRAINING, dict(model.state_dict()) | lacking)
     if codebook is not None:

@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import huggingface_hub.utils
 import pytest
 import torch
-from fake_hub import TOKEN, Hub, commit_of, serving
+from fake_hub import TOKEN, Hub, commit_of, serving, use
 from tiny import VOCAB_SIZE, flava, pretraining
 
 from torchflava.files import save_tensors
@@ -31,19 +31,8 @@ from torchflava.transforms import WordPiece
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """As with HF_ENDPOINT, HF_HOME and a token, which are read when the library is imported."""
     with serving() as hub:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        huggingface_hub.utils.close_session()
+        use(hub, monkeypatch, tmp_path)
         yield hub
         huggingface_hub.utils.close_session()
 
