@@ -285,6 +285,8 @@ def test_others_are_refused(tmp_path: Path) -> None:
         clip_to_open_clip(flava(), tmp_path)
     with pytest.raises(ValueError, match=r"written as \.safetensors"):
         clip_to_open_clip(pretraining(), tmp_path / "clip.bin")
+    with pytest.raises(ValueError, match=f"texts end with the id {END}, not 3"):
+        clip_to_open_clip(pretraining(), tmp_path, end_id=3)
     tokenizer = WordPiece.from_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(99))])
     with pytest.raises(ValueError, match="tokens, the model knows"):
-        clip_to_transformers(pretraining(), tmp_path, tokenizer=tokenizer)
+        clip_to_transformers(clip(), tmp_path, tokenizer=tokenizer)

@@ -120,7 +120,7 @@ def _of_towers(towers: Sequence[Any]) -> Settings:
             case FusionEncoder():
                 settings = settings._replace(attend_to_padding=(seen[0], tower.attend_to_padding))
             case CausalTextEncoder():
-                end_id = -1 if tower.end_id is None else tower.end_id
+                end_id = 0 if tower.end_id is None else tower.end_id
                 settings = settings._replace(pad_id=tower.pad_id, end_id=end_id)
     return settings
 

@@ -37,7 +37,7 @@ def clip_of(state: State, settings: Settings, *, prefix: str, sizes: Towers) -> 
     trunk = transformer(image.width, image.depth, image_heads, hidden=image.hidden, eps=image_eps, mlp=mlp)
     causal = causal_transformer(text.width, text.depth, text_heads, hidden=text.hidden, eps=text_eps, mlp=mlp)
     embed_dim, _ = shape_of(state, f"{prefix}image_projection.weight", 2)
-    end_id = None if settings.end_id < 0 else settings.end_id
+    end_id = settings.end_id or None
     return Clip(
         ImageEncoder(patches, trunk, LayerNorm(image.width, image_eps)),
         CausalTextEncoder(words, causal, LayerNorm(text.width, text_eps), pad_id=settings.pad_id, end_id=end_id),

@@ -130,7 +130,11 @@ def _told(model: Clip | FlavaForPreTraining, end_id: int | None) -> tuple[Sizes,
     if not isinstance(clip, Clip):
         raise ValueError(f"this is a {type(model).__name__} with FLAVA in it; CLIP is due: see docs/clip.md")
     settings = settings_of(model)
-    own = settings.end_id if settings.end_id >= 0 else None
+    own = settings.end_id or None
+    if own is not None and end_id not in (None, own):
+        raise ValueError(
+            f"the model's texts end with the id {own}, not {end_id}; give its own tokenizer, or leave end_id out"
+        )
     if own is None and end_id is None:
         raise ValueError("this model finds a text's end by its padding, others by an id; give end_id, such as [SEP]'s")
     state = {f"flava.{name}": tensor for name, tensor in clip.state_dict().items()}

@@ -192,7 +192,7 @@ def _join(pieces: dict[str, Tensor], row: Row) -> Tensor:
         alike = all(piece.dtype == first.dtype for piece in others)  # torch joins not every two types
         whole = torch.cat([piece if alike else piece.float() for piece in pieces.values()])
     whole = whole.T if row.transposed else whole
-    return whole.reshape(*[1] * row.leading, *whole.shape)
+    return whole.reshape((1,) * row.leading + tuple(whole.shape))
 
 
 def _aliases(first: str, others: list[str], tensors: Mapping[str, Tensor]) -> list[str]:

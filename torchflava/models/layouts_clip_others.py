@@ -98,7 +98,7 @@ LAYOUTS = (OPEN_CLIP, OPEN_CLIP_BARE, OPENAI, TRANSFORMERS, TRANSFORMERS_BARE)
 QUICK = (OPENAI, TRANSFORMERS, TRANSFORMERS_BARE)
 """Whose GELU is OpenAI's, unless a config says otherwise."""
 
-GREATEST = -2
+GREATEST = -1
 """Of `Settings.end_id`: the greatest id of the vocabulary, by which OpenAI's and open_clip's code finds a text's end."""
 
 
@@ -120,7 +120,7 @@ def ended(layout: Layout, settings: Settings, state: Mapping[str, Tensor]) -> Se
     if layout not in LAYOUTS:
         return settings
     words = next(tensor for name, tensor in state.items() if name.endswith("text_encoder.embed.words.weight"))
-    if not -2 <= settings.end_id < len(words):
+    if not GREATEST <= settings.end_id < len(words):
         raise ValueError(
             f"texts shall end with the id {settings.end_id}, and there are {len(words)} words; correct the config"
         )

@@ -57,8 +57,8 @@ class Settings(NamedTuple):
     """Whether the text encoder, and the fusion encoder, see padding."""
     pad_id: int = 0
     """The id that stands for padding."""
-    end_id: int = -1
-    """The id that ends each of CLIP's texts; -1 leaves it to the padding."""
+    end_id: int = 0
+    """The id that ends each of CLIP's texts; 0 leaves it to the padding."""
     quick_gelu: bool = False
     """Whether CLIP's MLPs compute OpenAI's approximate GELU."""
     interpolate: bool = False
