@@ -71,6 +71,7 @@ def test_there_through_everyone_and_back(run: Path, capsys: pytest.CaptureFixtur
     assert WordPiece.from_file(run / "own").tokens == WordPiece.from_file(run / "run").tokens
 
 
+@pytest.mark.slow
 def test_a_codebook_a_classifier_and_an_encoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["dvae.safetensors", "hf"])
     main(["hf", "tmm.pt", "--to", "torchmultimodal"])
