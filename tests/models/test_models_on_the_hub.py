@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,7 +111,9 @@ def test_a_revision(hub: Hub, tmp_path: Path) -> None:
         from_pretrained(str(tmp_path / "own.safetensors"), revision="v9")
 
 
-def test_safetensors_are_preferred_and_a_bin_is_read_without_them(hub: Hub, tmp_path: Path) -> None:
+def test_safetensors_are_preferred_and_a_bin_is_read_without_them(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add("old/flava", content(tmp_path, "pytorch_model.bin"))
     assert load_pretrained("old/flava", num_heads=2).layout == "transformers' FlavaModel"
     both = content(tmp_path, "pytorch_model.bin") | content(tmp_path)
@@ -118,6 +121,11 @@ def test_safetensors_are_preferred_and_a_bin_is_read_without_them(hub: Hub, tmp_
     hub.asked.clear()
     assert load_pretrained("new/flava").layout == "torchflava's Flava"
     assert not [asked for asked in hub.asked if "pytorch_model" in asked]
+    offline(monkeypatch)
+    assert load_pretrained("old/flava", num_heads=2).layout == "transformers' FlavaModel"
+    for trees in tmp_path.glob("cache/*/trees"):  # which older versions of the library do not keep
+        shutil.rmtree(trees)
+    assert load_pretrained("old/flava", num_heads=2).layout == "transformers' FlavaModel"
 
 
 @pytest.mark.slow
