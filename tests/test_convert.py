@@ -68,9 +68,14 @@ def test_there_through_everyone_and_back(run: Path, capsys: pytest.CaptureFixtur
     assert all(torch.equal(codes[0][name], codes[1][name]) for name in codes[0])
     main(["hf", "own", "--to", "torchflava", "--codebook", "none"])
     assert {file.name for file in (run / "own").iterdir()} == {"model.safetensors", "tokenizer.json"}
+    (run / "tokenizer.json").write_text("mine")
+    main(["hf", "lone.safetensors", "--to", "torchflava"])
+    assert (run / "tokenizer.json").read_text() == "mine", "beside a file, nothing is written"
+    assert not (run / "codebook.safetensors").exists()
     assert WordPiece.from_file(run / "own").tokens == WordPiece.from_file(run / "run").tokens
 
 
+@pytest.mark.slow
 def test_a_codebook_a_classifier_and_an_encoder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["dvae.safetensors", "hf"])
     main(["hf", "tmm.pt", "--to", "torchmultimodal"])

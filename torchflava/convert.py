@@ -171,10 +171,10 @@ def _vocabulary(asked: Convert, source: Path) -> "WordPiece | None":
 
 
 def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> tuple[Path, ...]:
-    """Write the codebook and the vocabulary of a model beside it, where there are any."""
+    """Write the codebook and the vocabulary of a model into its folder, where there are any; beside a file, nothing."""
     from torchflava.codebooks import DalleCodebook, PatchCodebook
 
-    if isinstance(loaded.model, DalleCodebook | PatchCodebook):
+    if isinstance(loaded.model, DalleCodebook | PatchCodebook) or folder != asked.dest:
         return ()
     found: tuple[Path, ...] = ()
     if (codebook := _codebook(asked, loaded, source)) is not None:

@@ -1,6 +1,8 @@
 """Models on the Hub, which is a server of the test's own: fetched once, found offline, refused with a reason, sent and loaded."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +89,7 @@ def test_a_model_is_fetched_once_and_found_offline(hub: Hub, tmp_path: Path, mon
     assert not hub.asked
 
 
+@pytest.mark.slow
 def test_the_cache_serves_while_the_hub_is_down(hub: Hub, tmp_path: Path) -> None:
     hub.add("some/flava", content(tmp_path))
     from_pretrained("some/flava")
@@ -94,6 +97,7 @@ def test_the_cache_serves_while_the_hub_is_down(hub: Hub, tmp_path: Path) -> Non
     assert same(from_pretrained("some/flava"))
 
 
+@pytest.mark.slow
 def test_a_revision(hub: Hub, tmp_path: Path) -> None:
     hub.add("some/flava", content(tmp_path))
     hub.add("some/flava", content(tmp_path, seed=1), "tuned")
@@ -107,7 +111,9 @@ def test_a_revision(hub: Hub, tmp_path: Path) -> None:
         from_pretrained(str(tmp_path / "own.safetensors"), revision="v9")
 
 
-def test_safetensors_are_preferred_and_a_bin_is_read_without_them(hub: Hub, tmp_path: Path) -> None:
+def test_safetensors_are_preferred_and_a_bin_is_read_without_them(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add("old/flava", content(tmp_path, "pytorch_model.bin"))
     assert load_pretrained("old/flava", num_heads=2).layout == "transformers' FlavaModel"
     both = content(tmp_path, "pytorch_model.bin") | content(tmp_path)
@@ -115,14 +121,18 @@ def test_safetensors_are_preferred_and_a_bin_is_read_without_them(hub: Hub, tmp_
     hub.asked.clear()
     assert load_pretrained("new/flava").layout == "torchflava's Flava"
     assert not [asked for asked in hub.asked if "pytorch_model" in asked]
+    offline(monkeypatch)
+    assert load_pretrained("old/flava", num_heads=2).layout == "transformers' FlavaModel"
+    for trees in tmp_path.glob("cache/*/trees"):  # which older versions of the library do not keep
+        shutil.rmtree(trees)
+    assert load_pretrained("old/flava", num_heads=2).layout == "transformers' FlavaModel"
 
 
+@pytest.mark.slow
 def test_shards(hub: Hub, tmp_path: Path) -> None:
     state = flava().state_dict()
     halves = {f"model-{i}-of-2.safetensors": dict(list(state.items())[i - 1 :: 2]) for i in (1, 2)}
     where = {name: file for file, part in halves.items() for name in part}
-    import json
-
     files = {"model.safetensors.index.json": json.dumps({"weight_map": where}).encode()}
     for file, part in halves.items():
         save_tensors(tmp_path / file, part)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_alone import dino, dvae
+from test_parts_alone import dino, dvae
 from tiny import flava, one_width, pretraining
 from torch import Tensor
 

@@ -102,7 +102,7 @@ def test_the_encoders_alone(tmp_path: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("dropout", [0.3, 0.0])
 @pytest.mark.parametrize("plain", [False, True], ids=["our own", "their own"])
-@pytest.mark.parametrize("reads", ["pair", "image", "text"])
+@pytest.mark.parametrize("reads", ["pair", *(pytest.param(one, marks=pytest.mark.slow) for one in ("image", "text"))])
 def test_classifiers(reads: str, plain: bool, dropout: float, tmp_path: Path) -> None:
     flava = trained().flava
     ours = flava_for_classification(5, flava, reads, hidden=37, dropout=dropout)

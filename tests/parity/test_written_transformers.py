@@ -101,6 +101,17 @@ def test_the_encoders_alone(width: tuple[int, int, int], tmp_path: Path) -> None
     kept = given.keep[..., None]
     assert_close(expected.text.normed * kept, out.text_embeddings * kept, "text")
     assert_close(expected.fused.cls, out.multimodal_embeddings[:, 0], "fused")
+    if len(set(width)) == 1:  # its heads, which are not there, ask for one
+        whole, said = transformers.FlavaForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+        assert not said["unexpected_keys"]
+        assert {name.partition(".")[0] for name in said["missing_keys"]} <= {
+            "mim_head",
+            "mlm_head",
+            "mmm_image_head",
+            "mmm_text_head",
+            "itm_head",
+        }
+        assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in whole.flava.state_dict().items())
     back = load_pretrained(tmp_path)
     assert back.settings.attend_to_padding == (False, False)
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in back.model.state_dict().items())
