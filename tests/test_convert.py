@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import NUM_CODES, VOCAB_SIZE, image_encoder, one_width
+from tiny import NUM_CODES, VOCAB_SIZE, clip_pretraining, image_encoder, one_width
 
 from torchflava.codebooks import DalleCodebook
 from torchflava.codebooks.dalle_names import dalle_layout
@@ -73,6 +73,22 @@ def test_there_through_everyone_and_back(run: Path, capsys: pytest.CaptureFixtur
     assert (run / "tokenizer.json").read_text() == "mine", "beside a file, nothing is written"
     assert not (run / "codebook.safetensors").exists()
     assert WordPiece.from_file(run / "own").tokens == WordPiece.from_file(run / "run").tokens
+
+
+def test_clip_there_and_back(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its own names, transformers' and open_clip's; the vocabulary says which id ends a text."""
+    assert "--to open_clip is for CLIP" in refused("run", "out", "--to", "open_clip")
+    save_pretrained(clip_pretraining(), run / "run")
+    for library in ("transformers", "open_clip"):
+        main(["run", library, "--to", library])
+        assert "written as" in capsys.readouterr().out
+        main([library, f"{library}-back", "--to", "torchflava"])
+        assert same(run / "run", run / f"{library}-back")
+    assert "this is CLIP, which has no place in TorchMultimodal's FLAVA" in refused(
+        "run", "out", "--to", "torchmultimodal"
+    )
+    (run / "run/vocab.txt").unlink()
+    assert "finds a text's end by its padding" in refused("run", "out", "--to", "open_clip")
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ import tyro
 if TYPE_CHECKING:  # what takes seconds to import waits until the flags are known to be right
     from torchflava.codebooks import DalleCodebook, PatchCodebook
     from torchflava.models import Loaded, Written
-    from torchflava.transforms import WordPiece
+    from torchflava.transforms import TextTokenizer
 
-Target = Literal["torchflava", "transformers", "torchmultimodal", "openai"]
+Target = Literal["torchflava", "transformers", "torchmultimodal", "open_clip", "openai"]
 _FILES = {"torchflava": "model.safetensors", "torchmultimodal": "model.pt", "openai": "encoder.safetensors"}
 
 
@@ -28,9 +28,9 @@ class Convert:
     source: Annotated[str, tyro.conf.Positional]
     """A file or folder of weights, or the name of a model on the Hugging Face Hub, such as facebook/flava-full."""
     dest: Annotated[Path, tyro.conf.Positional]
-    """The folder to write; for all but transformers also a file: out.safetensors, out.pt."""
+    """The folder to write; for all but transformers also a file: out.safetensors or, for torchmultimodal, out.pt."""
     to: Target = "transformers"
-    """Whose weights to write; openai is for a dVAE by itself, under the names of OpenAI's encoder.pkl."""
+    """Whose weights to write; open_clip is for CLIP, openai for a dVAE by itself, under the names of OpenAI's encoder.pkl."""
     codebook: str = ""
     """A dVAE that goes into a model for pretraining; by default the one in the source, if it has one; none leaves it out."""
     vocab: str = ""
@@ -127,6 +127,8 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
         files = (file, *_beside(asked, loaded, source, folder=file.parent))
         call = "DalleCodebook.from_file" if isinstance(model, DalleCodebook) else "torchflava.from_pretrained"
         return Written(f"torchflava's {type(model).__name__}", files, {}, {}, f"model = {call}({str(file)!r})")
+    if asked.to == "open_clip":
+        return _for_open_clip(asked, loaded, source)
     if isinstance(model, ImageEncoder | TextEncoder | FusionEncoder | PatchCodebook):
         raise ValueError(
             f"{asked.source} is {loaded.layout}; {asked.to} takes a whole FLAVA or a dVAE, --to torchflava writes it as it is"
@@ -136,6 +138,17 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
         return to_torchmultimodal(model, file, codebook=codebook)
     tokenizer = None if isinstance(model, DalleCodebook) else _vocabulary(asked, source)
     return to_transformers(model, asked.dest, codebook=codebook, tokenizer=tokenizer)
+
+
+def _for_open_clip(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
+    from torchflava.models import Clip, FlavaForPreTraining, clip_to_open_clip
+
+    model = loaded.model
+    whole = isinstance(model, FlavaForPreTraining) and isinstance(model.flava, Clip)
+    if not isinstance(model, Clip | FlavaForPreTraining) or not (whole or isinstance(model, Clip)):
+        raise ValueError(f"{asked.source} is {loaded.layout}; --to open_clip is for CLIP")
+    tokenizer = _vocabulary(asked, source)
+    return clip_to_open_clip(model, asked.dest, end_id=None if tokenizer is None else tokenizer.sep_id)
 
 
 def _file(asked: Convert) -> Path:
@@ -160,14 +173,14 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     return DalleCodebook.from_file(source)
 
 
-def _vocabulary(asked: Convert, source: Path) -> "WordPiece | None":
+def _vocabulary(asked: Convert, source: Path) -> "TextTokenizer | None":
     """The vocabulary that is named, or lies beside the source."""
-    from torchflava.transforms import WordPiece
+    from torchflava.transforms.tokenizer import VOCABULARIES, load_tokenizer
 
     folder = source if source.is_dir() else source.parent
-    if not asked.vocab and not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    if not asked.vocab and not any((folder / name).is_file() for name in VOCABULARIES):
         return None
-    return WordPiece.from_file(asked.vocab or folder)
+    return load_tokenizer(asked.vocab or folder)
 
 
 def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> tuple[Path, ...]:

@@ -40,10 +40,14 @@ class Tower(nn.Module):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (clip, "this is CLIP, which has no place in"),
-        (clip_pretraining, "this is CLIP, which has no place in"),
+        (clip, "this is CLIP, which has no place in|this model finds a text's end by its padding"),
+        (clip_pretraining, "this is CLIP, which has no place in|this model finds a text's end by its padding"),
         (
             lambda: embeddings_for_classification(3, clip(), hidden=7),
+            "no classifier over embeddings|no classifier; write",
+        ),
+        (
+            lambda: embeddings_for_classification(3, flava(), hidden=7),
             "no classifier over embeddings; write its encoders",
         ),
         (beit, "the image encoder has BEiT's blocks.*save_pretrained"),
@@ -56,7 +60,15 @@ class Tower(nn.Module):
             r"mmm_image's .*34.*write model.flava, or take the head out: model\.\w+ = None|all heads 34 wide.*mim",
         ),
     ],
-    ids=["clip", "clip for pretraining", "embeddings", "beit", "another's encoder", "three widths"],
+    ids=[
+        "clip",
+        "clip for pretraining",
+        "embeddings of clip",
+        "embeddings",
+        "beit",
+        "another's encoder",
+        "three widths",
+    ],
 )
 def test_what_cannot_be_theirs(library: str, make: Callable[[], Any], message: str, tmp_path: Path) -> None:
     model = make()

@@ -74,6 +74,11 @@ def flava_in(model: Whole, library: str) -> Flava:
     return flava
 
 
+def is_clip(model: Whole) -> bool:
+    """Whether a model's encoders are CLIP's."""
+    return isinstance(model if isinstance(model, Flava | Clip) else model.flava, Clip)
+
+
 def sizes_of(flava: Flava, settings: Settings) -> Sizes:
     """The sizes of a FLAVA of this project's own encoders."""
     parts = [flava.get_submodule(name) for name in ("image_encoder", "text_encoder", "fusion_encoder")]

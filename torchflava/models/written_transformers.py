@@ -14,6 +14,8 @@ from torchflava.codebooks import DalleCodebook, PatchCodebook
 from torchflava.codebooks.dalle_names import TRANSFORMERS_PREFIX, dalle_to_transformers
 from torchflava.files import save_tensors
 from torchflava.models.architecture import Whole, settings_of
+from torchflava.models.clip import Clip
+from torchflava.models.clip_written import clip_to_transformers
 from torchflava.models.flava import Flava
 from torchflava.models.layout import renamed, to_theirs
 from torchflava.models.layouts_transformers import MODEL, PRETRAINING
@@ -26,10 +28,12 @@ from torchflava.models.written import (
     codes_of,
     flava_in,
     heads_that_lack,
+    is_clip,
     poolers,
     sizes_of,
 )
 from torchflava.transforms.image import MEAN, STD
+from torchflava.transforms.tokenizer import TextTokenizer
 from torchflava.transforms.wordpiece import WordPiece
 
 Codebook = DalleCodebook | PatchCodebook
@@ -45,27 +49,33 @@ def to_transformers(
     directory: str | os.PathLike[str],
     *,
     codebook: Codebook | None = None,
-    tokenizer: WordPiece | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> Written:
     """Write a folder that transformers' `from_pretrained` loads, with equal outputs, and report what it cannot be told.
 
     A `FlavaForPreTraining` becomes transformers' `FlavaForPreTraining`, a `Flava` its `FlavaModel`, a `DalleCodebook` its
-    `FlavaImageCodebook`. Heads that were taken out, and the encoders' poolers, which this project has not, are written as
-    they begin and listed.
+    `FlavaImageCodebook`, CLIP its `CLIPModel` (see `clip_to_transformers`). Heads that were taken out, and the encoders' poolers,
+    which this project has not, are written as they begin and listed.
 
     Args:
         model: not sharded, of this project's own encoders.
         directory: made if it is not there; files of the same names are replaced.
         codebook: written into it, so that transformers makes the codes itself; without one it must be given labels.
-        tokenizer: its vocabulary, so that `FlavaProcessor.from_pretrained` loads too.
+        tokenizer: its vocabulary, so that `FlavaProcessor.from_pretrained`, or `CLIPProcessor`'s, loads too.
 
     Raises:
-        ValueError: for a model that transformers' FLAVA cannot be: CLIP, BEiT's blocks, encoders or heads of one's own,
+        ValueError: for a model that transformers' FLAVA cannot be: BEiT's blocks, encoders or heads of one's own,
             classifiers, and heads of MMM on a fusion encoder of another width than its input's.
     """
     folder = Path(directory)
     if isinstance(model, DalleCodebook):
         return _write_codebook(model, folder)
+    if is_clip(model):
+        return _write_clip(model, folder, codebook, tokenizer=tokenizer)
+    if tokenizer is not None and not isinstance(tokenizer, WordPiece):
+        raise ValueError(
+            f"FLAVA's texts are of a WordPiece, this is a {type(tokenizer).__name__}; give the model's own"
+        )
     flava = flava_in(model, "transformers")
     if not isinstance(model, Flava | FlavaForPreTraining):
         raise ValueError("transformers' FLAVA has no classifier; write the encoders: to_transformers(model.flava, ...)")
@@ -197,6 +207,16 @@ def _codebook_config(codebook: DalleCodebook) -> dict[str, Any]:
     width = len(names["blocks.input.w"])
     kind = {"model_type": "flava_image_codebook"}
     return {**kind, "hidden_size": width, "num_blocks_per_group": blocks, "vocab_size": codebook.num_codes}
+
+
+def _write_clip(model: Whole, folder: Path, codebook: Codebook | None, *, tokenizer: TextTokenizer | None) -> Written:
+    if codebook is not None:
+        raise ValueError("CLIP has no use for a codebook; leave it out")
+    if not isinstance(model, Clip | FlavaForPreTraining):
+        raise ValueError(
+            "transformers' CLIPModel has no classifier; write the encoders: to_transformers(model.flava, ...)"
+        )
+    return clip_to_transformers(model, folder, tokenizer=tokenizer)
 
 
 def _write_codebook(codebook: DalleCodebook, folder: Path) -> Written:
