@@ -20,7 +20,7 @@ from torchflava.models import (
     flava_for_classification,
     save_pretrained,
 )
-from torchflava.models.exported import export_part, inputs_for, max_length_of, parts_of, to_onnx
+from torchflava.models.exported import Exported, export_part, inputs_for, max_length_of, parts_of, to_onnx
 from torchflava.models.exported_files import write_exported
 from torchflava.transforms import BytePair, WordPiece
 
@@ -249,7 +249,6 @@ def test_the_command_says_what_cannot_be(words: list[str], said: str, tmp_path: 
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = export_part(clip(), "image")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'torchflava\[export\]'"):
-        to_onnx(program)
+        to_onnx(Exported("image", None, ("pixels",), ("image_embedding",)))
