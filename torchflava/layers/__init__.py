@@ -4,7 +4,7 @@ from torchflava.layers.attention_weights import attention_rollout, attention_wei
 from torchflava.layers.beit import RelativeAttention, ScaledBlock, beit_transformer, resize_relative
 from torchflava.layers.clip import CausalAttention, NormedPatchEmbedding, PlainTokenEmbedding, causal_transformer
 from torchflava.layers.embedding import PatchEmbedding, TokenEmbedding, resize_positions
-from torchflava.layers.init import init_weights
+from torchflava.layers.init import init_by_fan_in, init_weights
 from torchflava.layers.norm import LayerNorm
 from torchflava.layers.rows import take_rows
 from torchflava.layers.transformer import Attention, Block, Mlp, Transformer, transformer
@@ -26,6 +26,7 @@ __all__ = [
     "attention_weights",
     "beit_transformer",
     "causal_transformer",
+    "init_by_fan_in",
     "init_weights",
     "resize_positions",
     "resize_relative",

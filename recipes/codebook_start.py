@@ -1,0 +1,89 @@
+"""The beginning of a codebook's training: its folder, its images, a sharded dVAE, an optimizer, and where it goes on."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from codebook_data import Images, open_images
+from codebook_settings import Dvae
+from folders import check_space, find_folder
+from kept import check_place, fetch_kept
+from presets import as_json, shaping
+
+from torchflava.codebooks import DiscreteVae, discrete_vae
+from torchflava.training import (
+    Run,
+    Scaler,
+    adamw,
+    checked_state,
+    compile_units,
+    load_checkpoint,
+    mesh_of,
+    recompute,
+    shard,
+    together,
+)
+
+
+class Started(NamedTuple):
+    """What a loop needs."""
+
+    folder: Path
+    images: Images
+    model: DiscreteVae
+    optimizer: torch.optim.Optimizer
+    scaler: Scaler
+    state: Mapping[str, Any]
+    """What the checkpoint says that it goes on from; empty if it begins."""
+    done: int
+    """Steps that it has behind it."""
+
+
+def start(config: Dvae, run: Run) -> Started:
+    """Everything up to the first step; called by every rank."""
+    folder, last = run.agree(find_folder(config) if run.leads else None)
+    check_place(config, folder)
+    of_run = {"config": shaping(config), "defaults": shaping(Dvae())}
+    if last:
+        together(lambda: checked_state(last, **of_run) if run.leads else None)
+        fetch_kept(config, folder)
+    images = open_images(config)
+    model = _sharded(config, run)
+    optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas, eps=config.eps)
+    scaler = Scaler(config.precision, run.device)
+    state: dict[str, Any] = {}
+    if run.leads:
+        check_space(config, folder, model)
+    if last:
+        state = load_checkpoint(last, model, optimizer, **of_run)
+        scaler.load(state["scaler"])
+    elif run.leads:
+        (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
+    done = state.get("step", 0)
+    if run.leads:
+        at = f"going on at step {done}" if done else "starting"
+        print(f"{at} in {folder}, on {run.world_size} x {run.device}", flush=True)
+    return Started(folder, images, model, optimizer, scaler, state, done)
+
+
+def _sharded(config: Dvae, run: Run) -> DiscreteVae:
+    """The dVAE on all ranks; built without memory, which its parts get as they are drawn and sharded one by one."""
+    with torch.device("meta"):
+        model = discrete_vae(
+            width=config.width,
+            blocks=config.blocks,
+            num_codes=config.num_codes,
+            first_width=config.first_width,
+            least_scale=config.least_scale,
+        )
+    if config.recompute:
+        recompute(model.units())
+    if config.compiled:
+        compile_units(model.units())
+    mesh = mesh_of(run.device, config.spread, per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    of_shards = {"whole": model.exact(), "offload": config.offload, "seed": config.seed}
+    shard(model, mesh, precision=config.precision, verbs=("reconstruct",), **of_shards)
+    return model
