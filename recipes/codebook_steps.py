@@ -68,9 +68,9 @@ def learn(config: Dvae, run: Run, stop: StopSignals) -> None:
                 leave(checkpoints, meter, stop, f"stopped after step {step} of {config.steps}, saved in {where}")
         checkpoints.wait()
         with _of_average(config, started):
-            weights = full_weights(started.model)
-        if run.leads:
-            save_codebook(weights, started.folder, config.code_size)
+            weights = full_weights(started.model)  # on the CPU they are the weights themselves, which change back
+            if run.leads:
+                save_codebook(weights, started.folder, config.code_size)
         health = _measured(config.steps, config, started, pixels, run=run, meter=meter)
         if run.leads:
             report(config, health, started)
