@@ -67,20 +67,19 @@ def kind_of_batch(images: Images, config: Dvae) -> Kind:
     return Kind(images.train, row, collate, 1.0)
 
 
-def held_out_pixels(images: Images, config: Dvae) -> Tensor:
-    """(M, 3, s, s) uint8: the middle squares of up to `--measured` images, the same on every rank and at every step.
+def pixels_of(source: Any, config: Dvae, most: int) -> Tensor:
+    """(M, 3, s, s) uint8: the middle squares of up to `most` images, the same on every rank and at every step.
 
     Raises:
         ValueError: if none of them can be read.
     """
     view = TrainViews(config.code_size, config.code_size, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     made = []
-    numbers = np.arange(min(len(images.held_out), config.measured), dtype=np.uint64)
-    for one in choose(images.held_out, config.seed, numbers=numbers):
+    for one in choose(source, config.seed, numbers=np.arange(min(len(source), most), dtype=np.uint64)):
         with suppress(CorruptSample):
             made.append(view.target(_middle(decoded(one.source[one.at].image))))
     if not made:
-        raise ValueError(f"none of the images of {images.held_out.name} could be read; check them")
+        raise ValueError(f"none of the images of {source.name} could be read; check them")
     return torch.stack(made)
 
 

@@ -45,8 +45,13 @@ class Dvae:
     steps: int = 600
     batch_size: int = 64
     """Images in a step, over all ranks."""
-    lr: float = 2e-3
+    lr: float = 6e-3
     """Peak learning rate."""
+    encoder_lr: float = 0.03
+    """Share of the learning rate that the encoder has, so that the decoder learns what codes say before they change; 1 is the
+    paper's."""
+    first_spread: float = 3.0
+    """Standard deviation over images that each code's logit begins with; 0 leaves them as they are drawn, as the paper does."""
     final_lr: float = 0.0
     """What it falls to along half a cosine, and stays at."""
     lr_share: float = 1.0
@@ -62,11 +67,11 @@ class Dvae:
     """Decay of the running average of the weights, which is what is measured and kept; 0 keeps the last weights."""
     temperature: float = 1 / 16
     """What the relaxation's temperature falls to from 1, along half a cosine."""
-    temperature_share: float = 0.6
+    temperature_share: float = 0.4
     """Share of the steps over which it falls."""
-    kl_weight: float = 1.0
+    kl_weight: float = 6.6
     """β: weight of the KL divergence from uniform codes, beside the sum over all values of all pixels; rises from 0."""
-    kl_share: float = 0.1
+    kl_share: float = 0.0
     """Share of the steps over which it rises, along half a cosine."""
     least_scale: float = 0.01
     """Least scale of the logit-Laplace distribution; 0 is the paper's, and lets flat colours become infinitely likely."""
@@ -150,7 +155,8 @@ def paper() -> Dvae:
     return Dvae(
         preset="paper", corpus="own", code_size=256, crop=(4 / 9, 64 / 81), flip=0.5,
         num_codes=8192, width=256, blocks=2, first_width=128,
-        steps=3_000_000, batch_size=512, lr=1e-4, final_lr=1.25e-6, lr_share=0.4, warmup_steps=0, weight_decay=1e-4, clip=0,
+        steps=3_000_000, batch_size=512, lr=1e-4, encoder_lr=1, first_spread=0,
+        final_lr=1.25e-6, lr_share=0.4, warmup_steps=0, weight_decay=1e-4, clip=0,
         average=0.999, temperature_share=0.05, kl_weight=6.6, kl_share=1 / 600, least_scale=0,
         precision="fp16", threads=8, log_every=100, save_every=10_000, measure_every=10_000,
     )  # fmt: skip
@@ -161,7 +167,8 @@ PRESETS: dict[str, Callable[[], Dvae]] = {"scenes": scenes, "emoji": emoji, "tin
 _RANGES = (
     ("image_size", 8, math.inf), ("code_size", 8, math.inf), ("flip", 0, 1.0001), ("num_codes", 2, 65537), ("width", 4, math.inf),
     ("blocks", 1, math.inf), ("first_width", 1, math.inf), ("steps", 1, math.inf), ("batch_size", 1, math.inf),
-    ("lr", 1e-12, math.inf), ("final_lr", 0, math.inf), ("lr_share", 1e-9, 1.0001), ("warmup_steps", 0, math.inf),
+    ("lr", 1e-12, math.inf), ("encoder_lr", 1e-6, 1.0001), ("first_spread", 0, math.inf), ("final_lr", 0, math.inf),
+    ("lr_share", 1e-9, 1.0001), ("warmup_steps", 0, math.inf),
     ("weight_decay", 0, math.inf), ("clip", 0, math.inf), ("eps", 0, math.inf), ("average", 0, 1),
     ("temperature", 1e-6, math.inf), ("temperature_share", 0, 1.0001), ("kl_weight", 0, math.inf), ("kl_share", 0, 1.0001),
     ("least_scale", 0, math.inf), ("max_corrupt_fraction", 0, 1.0001), ("micro_batch", 0, math.inf), ("threads", 1, math.inf),

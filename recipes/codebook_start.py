@@ -7,25 +7,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from codebook_data import Images, open_images
+from codebook_data import Images, open_images, pixels_of
 from codebook_settings import Dvae
 from folders import check_space, find_folder
 from kept import check_place, fetch_kept
 from presets import as_json, shaping
 
-from torchflava.codebooks import DiscreteVae, discrete_vae
+from torchflava.codebooks import DiscreteVae, TrainedConvolution, discrete_vae, spread_logits
 from torchflava.training import (
     Run,
     Scaler,
-    adamw,
+    adamw_by_depth,
     checked_state,
     compile_units,
+    give_weights,
+    initialise,
     load_checkpoint,
     mesh_of,
     recompute,
     shard,
     together,
 )
+
+_LOOKED_AT = 128
+"""Images that the logits' first spread is set by."""
 
 
 class Started(NamedTuple):
@@ -52,7 +57,7 @@ def start(config: Dvae, run: Run) -> Started:
         fetch_kept(config, folder)
     images = open_images(config)
     model = _sharded(config, run)
-    optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas, eps=config.eps)
+    optimizer = _optimizer(config, model)
     scaler = Scaler(config.precision, run.device)
     state: dict[str, Any] = {}
     if run.leads:
@@ -60,7 +65,9 @@ def start(config: Dvae, run: Run) -> Started:
     if last:
         state = load_checkpoint(last, model, optimizer, **of_run)
         scaler.load(state["scaler"])
-    elif run.leads:
+    elif config.first_spread:
+        _spread(config, run, model, images)
+    if not last and run.leads:
         (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
     done = state.get("step", 0)
     if run.leads:
@@ -85,5 +92,24 @@ def _sharded(config: Dvae, run: Run) -> DiscreteVae:
         compile_units(model.units())
     mesh = mesh_of(run.device, config.spread, per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     of_shards = {"whole": model.exact(), "offload": config.offload, "seed": config.seed}
-    shard(model, mesh, precision=config.precision, verbs=("reconstruct",), **of_shards)
+    shard(model, mesh, precision=config.precision, verbs=("logits", "reconstruct"), **of_shards)
     return model
+
+
+def _optimizer(config: Dvae, model: DiscreteVae) -> torch.optim.Optimizer:
+    """AdamW, with another learning rate for the encoder."""
+    depths = {name: int(name.startswith("decoder.")) for name, _ in model.named_parameters()}
+    adam = {"betas": config.betas, "eps": config.eps}
+    of_encoder = {"depths": depths, "layer_decay": config.encoder_lr}
+    return adamw_by_depth(model, config.lr, config.weight_decay, **of_encoder, **adam)
+
+
+@torch.no_grad()
+def _spread(config: Dvae, run: Run, model: DiscreteVae, images: Images) -> None:
+    """Have codes differ between images from the first step on. Called by every rank."""
+    pixels = pixels_of(images.train, config, _LOOKED_AT)
+    logits = torch.cat([model.logits(part.to(run.device)).cpu() for part in pixels.split(32)])
+    name, conv = "encoder.output.conv", TrainedConvolution((config.num_codes, 8 * config.width, 1, 1))
+    initialise(conv, config.seed, prefix=name)  # as it was drawn: seed and name decide
+    weight, bias = spread_logits(conv.w, conv.b, logits, spread=config.first_spread)
+    give_weights(model, {f"{name}.w": weight, f"{name}.b": bias})

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from codebook_data import Pictures, held_out_pixels, kind_of_batch
+from codebook_data import Pictures, kind_of_batch, pixels_of
 from codebook_report import Health, measure, report
 from codebook_settings import Dvae
 from codebook_start import Started, start
@@ -50,7 +50,7 @@ def learn(config: Dvae, run: Run, stop: StopSignals) -> None:
         near = beside(config, started.folder)
         checkpoints = Checkpoints(where, keep=config.keep, keep_every=config.keep_every, beside=near)
         watch = Watch(config, started, run, mixture=mixture, meter=meter, checkpoints=checkpoints)
-        pixels = held_out_pixels(started.images, config)
+        pixels = pixels_of(started.images.held_out, config, config.measured)
         for planned in watch.batches():
             step = planned.step + 1
             stop.begins(step, planned.kind)

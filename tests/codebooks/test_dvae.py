@@ -20,6 +20,7 @@ from torchflava.codebooks import (
     map_pixels,
     relaxed_codes,
     save_codebook,
+    spread_logits,
     unmap_pixels,
 )
 from torchflava.codebooks.dalle_names import dalle_layout, decoder_layout
@@ -131,6 +132,22 @@ def test_losses_are_means_over_values_and_over_codes(dvae: DiscreteVae) -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in dvae.parameters())
     assert float(dvae.encoder.get_submodule("input").w.grad.abs().max()) > 0  # through the relaxation
     dvae.zero_grad()
+
+
+@torch.no_grad()
+def test_spread_logits_have_mean_0_and_the_same_spread() -> None:
+    torch.manual_seed(0)
+    fresh = discrete_vae(width=12, blocks=2, num_codes=CODES, first_width=20)
+    conv = fresh.encoder.get_submodule("output.conv")
+    before = fresh.logits(pixels())
+    assert float(before.mean((0, 2, 3)).abs().max()) > 0.1
+    weight, bias = spread_logits(conv.w, conv.b, before, spread=3.0)
+    conv.w.copy_(weight)
+    conv.b.copy_(bias)
+    after = fresh.logits(pixels())
+    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(CODES), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.std((0, 2, 3)), torch.full((CODES,), 3.0), atol=1e-3, rtol=0)
+    assert len(after.argmax(1).unique()) > len(before.argmax(1).unique())
 
 
 def test_relaxed_codes_are_drawn_from_the_softmax() -> None:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 import codebook
 import codebook_settings
-from codebook_data import held_out_pixels, open_images
+from codebook_data import open_images, pixels_of
 from codebook_settings import Dvae, complaints, parse, tiny
 from own import Own
 
@@ -53,7 +53,7 @@ def test_a_run_leaves_a_codebook_and_what_it_is_worth(tiny_run: Path) -> None:
     assert isinstance(found, DalleCodebook)
     assert (found.num_codes, found.image_size) == (16, 16)
     decoder = DalleDecoder.from_file(tiny_run / "decoder.safetensors")
-    pixels = held_out_pixels(open_images(tiny()), tiny())
+    pixels = pixels_of(open_images(tiny()).held_out, tiny(), 8)
     assert pixels.shape == (8, 3, 16, 16)
     drawn = decoder(found.encode(pixels).view(8, 2, 2))
     readings = json.loads((tiny_run / "result.json").read_text())["readings"]
@@ -152,7 +152,7 @@ CHANGED = {
     "first_width": "12", "batch_size": "4", "lr": "0.01", "final_lr": "0.001", "lr_share": "0.5", "warmup_steps": "0",
     "weight_decay": "0.9", "clip": "0.01", "betas": "0.5 0.9", "eps": "0.1", "average": "0.5", "temperature": "0.5",
     "temperature_share": "0", "kl_weight": "9", "kl_share": "1", "least_scale": "0.5", "precision": "bf16", "seed": "1",
-    "measured": "4",
+    "measured": "4", "encoder_lr": "1", "first_spread": "0",
 }  # fmt: skip
 ELSEWHERE = {
     "preset", "corpus", "data", "own", "steps", "max_corrupt_fraction", "micro_batch", "spread", "recompute", "compiled",

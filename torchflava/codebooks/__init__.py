@@ -14,10 +14,12 @@ from torchflava.codebooks.dvae import (
     DiscreteVae,
     DvaeBatch,
     Reconstructed,
+    TrainedConvolution,
     discrete_vae,
     gumbel_noise,
     relaxed_codes,
     save_codebook,
+    spread_logits,
 )
 from torchflava.codebooks.patches import PatchCodebook, fit_patches
 from torchflava.files import load_metadata
@@ -32,6 +34,7 @@ __all__ = [
     "DvaeBatch",
     "PatchCodebook",
     "Reconstructed",
+    "TrainedConvolution",
     "check_pixels",
     "code_usage",
     "codes_at",
@@ -44,6 +47,7 @@ __all__ = [
     "map_pixels",
     "relaxed_codes",
     "save_codebook",
+    "spread_logits",
     "unmap_pixels",
 ]
 

@@ -66,9 +66,14 @@ class DiscreteVae(nn.Module):
             "kl": uniform_kl_loss(logits),
         }
 
+    def logits(self, pixels: Tensor) -> Tensor:
+        """(B, 3, s, s) uint8 -> (B, K, h, h) float32."""
+        seen: Tensor = self.encoder(_channels_last(map_pixels(pixels))).float()
+        return seen
+
     def reconstruct(self, pixels: Tensor) -> Reconstructed:
         """(B, 3, s, s) uint8 -> the likeliest codes, and what the decoder draws from them alone."""
-        logits = self.encoder(_channels_last(map_pixels(pixels)))
+        logits = self.logits(pixels)
         codes = logits.argmax(1)
         said = self.decoder(_channels_last(F.one_hot(codes, logits.shape[1]).movedim(-1, 1).float()))
         return Reconstructed(codes.flatten(1), unmap_pixels(torch.sigmoid(said[:, :3].float())))
@@ -140,6 +145,25 @@ class TrainedConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, s, s) -> (B, outputs, s, s)."""
         return F.conv2d(x.to(self.w.dtype), self.w, self.b, padding=self.w.shape[-1] // 2)
+
+
+def spread_logits(
+    weight: Tensor, bias: Tensor, logits: Tensor, *, spread: float, least: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """The encoder's last weights, (K, D, 1, 1) and (K,), changed so that what they make of the same images is spread.
+
+    As drawn, an encoder answers nearly the same to all images, and training soon knows one code only; so each code's logit
+    is given mean 0 and one standard deviation over some images (Salimans and Kingma 2016 do so to every layer).
+
+    Args:
+        weight, bias: that made the logits.
+        logits: (B, K, h, h) of some images.
+        spread: the standard deviation that each code's logit gets.
+        least: standard deviation that a logit is taken to have at least.
+    """
+    mean = logits.float().mean(dim=(0, 2, 3))
+    scale = spread / logits.float().std(dim=(0, 2, 3)).clamp(min=least)
+    return weight * scale[:, None, None, None], (bias - mean) * scale
 
 
 def gumbel_noise(keys: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
