@@ -50,8 +50,9 @@ class Dvae:
     encoder_lr: float = 0.03
     """Share of the learning rate that the encoder has, so that the decoder learns what codes say before they change; 1 is the
     paper's."""
-    first_spread: float = 3.0
-    """Standard deviation over images that each code's logit begins with; 0 leaves them as they are drawn, as the paper does."""
+    first_spread: float = 4.0
+    """Training begins with codes that stand for clusters of what the encoder sees, and logits with this standard deviation over
+    codes; 0 begins with all as drawn, as the paper does."""
     final_lr: float = 0.0
     """What it falls to along half a cosine, and stays at."""
     lr_share: float = 1.0
@@ -210,7 +211,7 @@ def complaints(config: Dvae) -> Iterator[str]:
         yield f"--width {config.width} is no multiple of 4"
     if not 0 < config.crop[0] <= config.crop[1] <= 1:
         yield f"--crop {config.crop[0]} {config.crop[1]} must rise from above 0 to at most 1"
-    if config.corpus != "scenes" and config.image_size != Dvae.image_size:
+    if config.corpus != "scenes" and config.image_size != PRESETS[config.preset]().image_size:
         yield f"--image-size {config.image_size} is that of drawn scenes; other images have their own, leave it out"
     if config.warmup_steps >= round(config.lr_share * config.steps):
         told = f"{config.lr_share:g} of --steps {config.steps}"

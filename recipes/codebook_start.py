@@ -13,7 +13,7 @@ from folders import check_space, find_folder
 from kept import check_place, fetch_kept
 from presets import as_json, shaping
 
-from torchflava.codebooks import DiscreteVae, TrainedConvolution, discrete_vae, spread_logits
+from torchflava.codebooks import DiscreteVae, clustered_logits, discrete_vae
 from torchflava.training import (
     Run,
     Scaler,
@@ -21,7 +21,6 @@ from torchflava.training import (
     checked_state,
     compile_units,
     give_weights,
-    initialise,
     load_checkpoint,
     mesh_of,
     recompute,
@@ -29,8 +28,8 @@ from torchflava.training import (
     together,
 )
 
-_LOOKED_AT = 128
-"""Images that the logits' first spread is set by."""
+_PLACES = 32
+"""Places a code, at which the first clusters are found."""
 
 
 class Started(NamedTuple):
@@ -66,7 +65,7 @@ def start(config: Dvae, run: Run) -> Started:
         state = load_checkpoint(last, model, optimizer, **of_run)
         scaler.load(state["scaler"])
     elif config.first_spread:
-        _spread(config, run, model, images)
+        _cluster(config, run, model, images)
     if not last and run.leads:
         (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
     done = state.get("step", 0)
@@ -92,7 +91,7 @@ def _sharded(config: Dvae, run: Run) -> DiscreteVae:
         compile_units(model.units())
     mesh = mesh_of(run.device, config.spread, per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     of_shards = {"whole": model.exact(), "offload": config.offload, "seed": config.seed}
-    shard(model, mesh, precision=config.precision, verbs=("logits", "reconstruct"), **of_shards)
+    shard(model, mesh, precision=config.precision, verbs=("features", "reconstruct"), **of_shards)
     return model
 
 
@@ -105,11 +104,14 @@ def _optimizer(config: Dvae, model: DiscreteVae) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _spread(config: Dvae, run: Run, model: DiscreteVae, images: Images) -> None:
-    """Have codes differ between images from the first step on. Called by every rank."""
-    pixels = pixels_of(images.train, config, _LOOKED_AT)
-    logits = torch.cat([model.logits(part.to(run.device)).cpu() for part in pixels.split(32)])
-    name, conv = "encoder.output.conv", TrainedConvolution((config.num_codes, 8 * config.width, 1, 1))
-    initialise(conv, config.seed, prefix=name)  # as it was drawn: seed and name decide
-    weight, bias = spread_logits(conv.w, conv.b, logits, spread=config.first_spread)
-    give_weights(model, {f"{name}.w": weight, f"{name}.b": bias})
+def _cluster(config: Dvae, run: Run, model: DiscreteVae, images: Images) -> None:
+    """Have each code stand for a cluster of places from the first step on. Called by every rank."""
+    pixels = pixels_of(images.train, config, -(-_PLACES * config.num_codes // (config.code_size // 8) ** 2))
+    features = torch.cat([model.features(part.to(run.device)).cpu() for part in pixels.split(32)])
+    found = None
+    if run.leads:
+        draws = torch.Generator().manual_seed(config.seed)
+        points = features.movedim(1, -1).flatten(0, 2)
+        found = clustered_logits(points, config.num_codes, spread=config.first_spread, generator=draws)
+    weight, bias = run.agree(found)
+    give_weights(model, {"encoder.output.conv.w": weight, "encoder.output.conv.b": bias})

@@ -16,7 +16,7 @@ from watch import Watch
 
 from torchflava.codebooks import DvaeBatch, gumbel_noise, save_codebook
 from torchflava.data.mixture import Mixture, Planned
-from torchflava.data.order import key
+from torchflava.data.order import key, numbers_of
 from torchflava.losses import mean_losses, weighted_sum
 from torchflava.training import (
     Checkpoints,
@@ -96,8 +96,9 @@ def _learn_from(planned: Planned, config: Dvae, started: Started, *, run: Run, w
 def _gradients_of(planned: Planned, config: Dvae, started: Started, run: Run) -> dict[str, Tensor]:
     """Add a batch's gradients to the model's; the means of its losses: over values of pixels, and over codes."""
     pixels, side = planned.batch.pixels, config.code_size // 8
-    first = run.rank * len(pixels)  # rows have their noise whoever computes them
-    keys = [key(config.seed, "gumbel", planned.step, first + at) for at in range(len(pixels))]
+    # A row has its noise whoever computes it.
+    mine = numbers_of(planned.step, config.batch_size, rank=run.rank, world_size=run.world_size)
+    keys = [key(config.seed, "gumbel", number) for number in mine]
     rows = config.micro_batch or len(pixels)
     parts = [(Pictures(part), keys[at * rows :][:rows]) for at, part in enumerate(pixels.split(rows))]
     counts = {"reconstruction": pixels.numel(), "kl": len(pixels) * side * side}

@@ -14,13 +14,13 @@ from torchflava.codebooks import (
     DalleDecoder,
     DiscreteVae,
     DvaeBatch,
+    clustered_logits,
     discrete_vae,
     gumbel_noise,
     load_codebook,
     map_pixels,
     relaxed_codes,
     save_codebook,
-    spread_logits,
     unmap_pixels,
 )
 from torchflava.codebooks.dalle_names import dalle_layout, decoder_layout
@@ -135,19 +135,26 @@ def test_losses_are_means_over_values_and_over_codes(dvae: DiscreteVae) -> None:
 
 
 @torch.no_grad()
-def test_spread_logits_have_mean_0_and_the_same_spread() -> None:
+def test_codes_can_begin_as_clusters() -> None:
+    """The likeliest code of a place is its nearest centre, by the encoder itself; all codes are used."""
     torch.manual_seed(0)
     fresh = discrete_vae(width=12, blocks=2, num_codes=CODES, first_width=20)
     conv = fresh.encoder.get_submodule("output.conv")
-    before = fresh.logits(pixels())
-    assert float(before.mean((0, 2, 3)).abs().max()) > 0.1
-    weight, bias = spread_logits(conv.w, conv.b, before, spread=3.0)
+    features = fresh.features(pixels(9))
+    torch.testing.assert_close(F.conv2d(features, conv.w, conv.b), fresh.encoder(map_pixels(pixels(9))))
+    points = features.movedim(1, -1).flatten(0, 2)
+    weight, bias = clustered_logits(points, CODES, spread=4.0, generator=torch.Generator().manual_seed(0))
     conv.w.copy_(weight)
     conv.b.copy_(bias)
-    after = fresh.logits(pixels())
-    torch.testing.assert_close(after.mean((0, 2, 3)), torch.zeros(CODES), atol=1e-4, rtol=0)
-    torch.testing.assert_close(after.std((0, 2, 3)), torch.full((CODES,), 3.0), atol=1e-3, rtol=0)
-    assert len(after.argmax(1).unique()) > len(before.argmax(1).unique())
+    logits = fresh.encoder(map_pixels(pixels(9)))
+    assert float(logits.std(1).mean()) == pytest.approx(4.0, rel=1e-3)
+    codes = logits.argmax(1).flatten()
+    assert len(codes.unique()) == CODES
+    centres = torch.stack([points[codes == code].mean(0) for code in range(CODES)])
+    nearest = torch.cdist(points.double(), centres.double()).argmin(1)
+    assert float((nearest == codes).float().mean()) > 0.97  # Lloyd's may have had a step to go
+    with pytest.raises(ValueError, match="differ"):
+        clustered_logits(points[:1].expand(20, -1), CODES, spread=4.0, generator=torch.Generator())
 
 
 def test_relaxed_codes_are_drawn_from_the_softmax() -> None:

@@ -91,7 +91,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: Path, tmp_path: Path, capsys
     assert losses(tmp_path / "it") == losses(tiny_run)
     ours, due = (load_codebook(run / "codebook.safetensors").state_dict() for run in (tmp_path / "it", tiny_run))
     assert all(torch.equal(ours[name], due[name]) for name in due)
-    with pytest.raises(ValueError, match=r"kl_weight was 1\.0, is 2\.0"):
+    with pytest.raises(ValueError, match=r"kl_weight was 6\.6, is 2\.0"):
         train(tmp_path, "--kl-weight", "2")
 
 
@@ -167,7 +167,10 @@ def test_every_setting_has_its_row() -> None:
 
 
 @pytest.mark.slow
-def test_a_changed_setting_changes_the_run(tmp_path: Path) -> None:
+def test_a_changed_setting_changes_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import codebook_steps
+
+    monkeypatch.setattr(codebook_steps, "report", lambda *parts: None)
     base = losses(train(tmp_path / "base"))
     assert losses(train(tmp_path / "again")) == base
     same = []
@@ -195,7 +198,7 @@ def test_two_ranks_learn_as_one(tiny_run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_goes_on(tmp_path: Path) -> None:
-    words = ["--preset", "tiny", "--steps", "300", "--measure-every", "0", "--folder", str(tmp_path), "--name", "it"]
+    words = ["--preset", "tiny", "--steps", "50", "--measure-every", "0", "--folder", str(tmp_path), "--name", "it"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "recipes/codebook.py", *words], cwd=ROOT, env=env) as job:
         while not (tmp_path / "it" / "log.jsonl").exists() and job.poll() is None:
@@ -204,8 +207,8 @@ def test_a_run_that_is_asked_to_stop_goes_on(tmp_path: Path) -> None:
         assert job.wait(60) == 75
     (last,) = (tmp_path / "it").glob("step-*")
     stopped = int(last.name.removeprefix("step-"))
-    assert 0 < stopped < 300
-    whole = losses(train(tmp_path / "whole", "--steps", "300", "--measure-every", "0"))
+    assert 0 < stopped < 50
+    whole = losses(train(tmp_path / "whole", "--steps", "50", "--measure-every", "0"))
     codebook.main(words)
     assert losses(tmp_path / "it") == whole
 
@@ -216,7 +219,8 @@ def test_own_images_and_what_is_held_out(tmp_path: Path) -> None:
     words = ["--corpus", "own", "--images", f"{own}/coco", f"{own}/imagenet", "--held-out", f"{own}/valid"]
     run = train(tmp_path, *words)
     assert "hold some out" not in (run / "result.md").read_text()
-    assert json.loads((run / "data.json").read_text())["sources"]["image"]["length"] == 140
+    parts = json.loads((run / "data.json").read_text())["sources"]["image"]["sources"]
+    assert [part["length"] for part in parts] == [60, 80]
     with pytest.raises(ValueError, match="both have"):
         train(tmp_path / "two", *words[:-1], f"{own}/coco/*.tar")
     run = train(tmp_path / "three", *words[:4])
@@ -226,32 +230,18 @@ def test_own_images_and_what_is_held_out(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_trained_codebook_is_pretrained_with(tmp_path: Path) -> None:
-    """From scenes to codes that tell them apart, to a FLAVA that predicts these codes; and codes.py knows it too."""
+    """From scenes to codes that tell them apart, to a FLAVA that predicts these codes."""
     import pretrain
 
-    words = [
-        "--code-size",
-        "32",
-        "--num-codes",
-        "32",
-        "--width",
-        "16",
-        "--steps",
-        "150",
-        "--batch-size",
-        "16",
-        "--lr",
-        "4e-3",
-    ]
-    more = ["--log-every", "10", "--kl-weight", "0.1", "--average", "0.9", "--measured", "64", "--warmup-steps", "10"]
-    run = train(tmp_path, *words, *more, "--first-width", "32")
+    words = "--code-size 32 --num-codes 64 --width 16 --first-width 32 --steps 80 --batch-size 16 --warmup-steps 5"
+    run = train(tmp_path, *words.split(), *["--log-every", "10", "--average", "0.9", "--measured", "64"])
     readings: dict[str, Any] = json.loads((run / "result.json").read_text())["readings"]
-    assert readings["mean error, of 255"]["value"] < 0.7 * readings["mean error, of 255"]["chance"]
-    assert readings["perplexity of codes"]["value"] > 3
+    assert readings["mean error, of 255"]["value"] < 0.9 * readings["mean error, of 255"]["chance"]
+    assert readings["perplexity of codes"]["value"] > 5
     file = run / "codebook.safetensors"
     pretrain.main(["--preset", "tiny", "--codebook", str(file), "--folder", str(tmp_path), "--name", "pretrained"])
     kept = load_codebook(tmp_path / "pretrained" / "codebook.safetensors")
-    assert (kept.num_codes, kept.grid) == (32, (4, 4))
+    assert (kept.num_codes, kept.grid) == (64, (4, 4))
     weights = load_codebook(file).state_dict()
     assert all(torch.equal(weights[name], value) for name, value in kept.state_dict().items())
     records = losses(tmp_path / "pretrained")

@@ -14,12 +14,11 @@ from torchflava.codebooks.dvae import (
     DiscreteVae,
     DvaeBatch,
     Reconstructed,
-    TrainedConvolution,
+    clustered_logits,
     discrete_vae,
     gumbel_noise,
     relaxed_codes,
     save_codebook,
-    spread_logits,
 )
 from torchflava.codebooks.patches import PatchCodebook, fit_patches
 from torchflava.files import load_metadata
@@ -34,8 +33,8 @@ __all__ = [
     "DvaeBatch",
     "PatchCodebook",
     "Reconstructed",
-    "TrainedConvolution",
     "check_pixels",
+    "clustered_logits",
     "code_usage",
     "codes_at",
     "discrete_vae",
@@ -47,7 +46,6 @@ __all__ = [
     "map_pixels",
     "relaxed_codes",
     "save_codebook",
-    "spread_logits",
     "unmap_pixels",
 ]
 

@@ -17,9 +17,12 @@ from torch.nn import functional as F
 from torchflava.codebooks.dalle_blocks import Bottleneck, decoder_blocks, encoder_blocks
 from torchflava.codebooks.dalle_names import dalle_layout, decoder_layout
 from torchflava.codebooks.dalle_pixels import map_pixels, unmap_pixels
+from torchflava.codebooks.kmeans import kmeans
 from torchflava.files import save_tensors
 from torchflava.layers import init_by_fan_in
 from torchflava.losses import Loss, logit_laplace_loss, uniform_kl_loss
+
+_ITERATIONS = 20  # of Lloyd's
 
 
 class DvaeBatch(NamedTuple):
@@ -66,14 +69,16 @@ class DiscreteVae(nn.Module):
             "kl": uniform_kl_loss(logits),
         }
 
-    def logits(self, pixels: Tensor) -> Tensor:
-        """(B, 3, s, s) uint8 -> (B, K, h, h) float32."""
-        seen: Tensor = self.encoder(_channels_last(map_pixels(pixels))).float()
-        return seen
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, s, s) uint8 -> (B, 8W, h, h) float32: what the encoder's last convolution is given."""
+        x = _channels_last(map_pixels(pixels))
+        for name, part in self.encoder.named_children():
+            x = part.get_submodule("relu")(x) if name == "output" else part(x)
+        return x.float()
 
     def reconstruct(self, pixels: Tensor) -> Reconstructed:
         """(B, 3, s, s) uint8 -> the likeliest codes, and what the decoder draws from them alone."""
-        logits = self.logits(pixels)
+        logits = self.encoder(_channels_last(map_pixels(pixels)))
         codes = logits.argmax(1)
         said = self.decoder(_channels_last(F.one_hot(codes, logits.shape[1]).movedim(-1, 1).float()))
         return Reconstructed(codes.flatten(1), unmap_pixels(torch.sigmoid(said[:, :3].float())))
@@ -147,23 +152,30 @@ class TrainedConvolution(nn.Module):
         return F.conv2d(x.to(self.w.dtype), self.w, self.b, padding=self.w.shape[-1] // 2)
 
 
-def spread_logits(
-    weight: Tensor, bias: Tensor, logits: Tensor, *, spread: float, least: float = 1e-6
+def clustered_logits(
+    features: Tensor, num_codes: int, *, spread: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The encoder's last weights, (K, D, 1, 1) and (K,), changed so that what they make of the same images is spread.
+    """Weights of the encoder's last convolution, (K, D, 1, 1) and (K,), by which each code stands for a cluster of what it sees.
 
-    As drawn, an encoder answers nearly the same to all images, and training soon knows one code only; so each code's logit
-    is given mean 0 and one standard deviation over some images (Salimans and Kingma 2016 do so to every layer).
+    As drawn, an encoder answers nearly the same to all images, and a short training ends with a single code. With these the
+    likeliest code is the one whose centre is nearest, for logits are minus half the squared distances, times a factor.
 
     Args:
-        weight, bias: that made the logits.
-        logits: (B, K, h, h) of some images.
-        spread: the standard deviation that each code's logit gets.
-        least: standard deviation that a logit is taken to have at least.
+        features: (P, D), what the convolution is given at P places of some images.
+        num_codes: K.
+        spread: the standard deviation over codes that logits have, on average over the places.
+        generator: of the draws of k-means.
+
+    Raises:
+        ValueError: if fewer than K of the places differ.
     """
-    mean = logits.float().mean(dim=(0, 2, 3))
-    scale = spread / logits.float().std(dim=(0, 2, 3)).clamp(min=least)
-    return weight * scale[:, None, None, None], (bias - mean) * scale
+    points = features.double()
+    weights = torch.ones(len(points), dtype=torch.float64)
+    centres, _ = kmeans(points, num_codes, weights=weights, iterations=_ITERATIONS, generator=generator)
+    mean = points.mean(0)  # which moves all logits of a place alike
+    weight, bias = centres - mean, (mean.square().sum() - centres.square().sum(1)) / 2
+    factor = spread / (points @ weight.T + bias).std(1).mean()
+    return (factor * weight).float()[:, :, None, None], (factor * bias).float()
 
 
 def gumbel_noise(keys: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
