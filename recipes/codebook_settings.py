@@ -34,7 +34,7 @@ class Dvae:
 
     num_codes: int = 128
     """K."""
-    width: int = 32
+    width: int = 16
     """Of the encoder's first group of blocks and the decoder's last, a multiple of 4; the other groups are 2, 4 and 8 times as
     wide."""
     blocks: int = 1
@@ -42,15 +42,15 @@ class Dvae:
     first_width: int = 64
     """Of the decoder's first convolution, which reads codes."""
 
-    steps: int = 600
-    batch_size: int = 64
+    steps: int = 400
+    batch_size: int = 32
     """Images in a step, over all ranks."""
     lr: float = 6e-3
     """Peak learning rate."""
     encoder_lr: float = 0.03
     """Share of the learning rate that the encoder has, so that the decoder learns what codes say before they change; 1 is the
     paper's."""
-    first_spread: float = 4.0
+    first_spread: float = 15.0
     """Training begins with codes that stand for clusters of what the encoder sees, and logits with this standard deviation over
     codes; 0 begins with all as drawn, as the paper does."""
     final_lr: float = 0.0
@@ -70,7 +70,7 @@ class Dvae:
     """What the relaxation's temperature falls to from 1, along half a cosine."""
     temperature_share: float = 0.4
     """Share of the steps over which it falls."""
-    kl_weight: float = 6.6
+    kl_weight: float = 2.0
     """β: weight of the KL divergence from uniform codes, beside the sum over all values of all pixels; rises from 0."""
     kl_share: float = 0.0
     """Share of the steps over which it rises, along half a cosine."""
@@ -99,7 +99,7 @@ class Dvae:
     """Have the ranks compare which samples they are at in every step, not just in the first 20."""
     log_every: int = 10
     """Steps between two records in the log."""
-    save_every: int = 300
+    save_every: int = 200
     """Steps between two checkpoints; the last step is always saved."""
     keep: int = 2
     """Checkpoints that are kept, the last ones."""
@@ -145,7 +145,16 @@ def tiny() -> Dvae:
 
 def emoji() -> Dvae:
     """Emoji of two vendors, measured on a third's."""
-    return Dvae(preset="emoji", corpus="emoji", num_codes=256, steps=3_000, save_every=1000, measure_every=500)
+    return Dvae(
+        preset="emoji",
+        corpus="emoji",
+        num_codes=256,
+        width=32,
+        steps=3_000,
+        batch_size=64,
+        save_every=1000,
+        measure_every=500,
+    )
 
 
 def paper() -> Dvae:
