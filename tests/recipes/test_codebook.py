@@ -198,7 +198,7 @@ def test_two_ranks_learn_as_one(tiny_run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_goes_on(tmp_path: Path) -> None:
-    words = ["--preset", "tiny", "--steps", "50", "--measure-every", "0", "--folder", str(tmp_path), "--name", "it"]
+    words = ["--preset", "tiny", "--steps", "30", "--measure-every", "0", "--folder", str(tmp_path), "--name", "it"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "recipes/codebook.py", *words], cwd=ROOT, env=env) as job:
         while not (tmp_path / "it" / "log.jsonl").exists() and job.poll() is None:
@@ -207,8 +207,8 @@ def test_a_run_that_is_asked_to_stop_goes_on(tmp_path: Path) -> None:
         assert job.wait(60) == 75
     (last,) = (tmp_path / "it").glob("step-*")
     stopped = int(last.name.removeprefix("step-"))
-    assert 0 < stopped < 50
-    whole = losses(train(tmp_path / "whole", "--steps", "50", "--measure-every", "0"))
+    assert 0 < stopped < 30
+    whole = losses(train(tmp_path / "whole", "--steps", "30", "--measure-every", "0"))
     codebook.main(words)
     assert losses(tmp_path / "it") == whole
 
@@ -233,7 +233,7 @@ def test_a_trained_codebook_is_pretrained_with(tmp_path: Path) -> None:
     """From scenes to codes that tell them apart, to a FLAVA that predicts these codes."""
     import pretrain
 
-    words = "--code-size 32 --num-codes 64 --width 16 --first-width 32 --steps 80 --batch-size 16 --warmup-steps 5"
+    words = "--code-size 32 --num-codes 64 --width 16 --first-width 32 --steps 60 --batch-size 16 --warmup-steps 5"
     run = train(tmp_path, *words.split(), *["--log-every", "10", "--average", "0.9", "--measured", "64"])
     readings: dict[str, Any] = json.loads((run / "result.json").read_text())["readings"]
     assert readings["mean error, of 255"]["value"] < 0.9 * readings["mean error, of 255"]["chance"]
