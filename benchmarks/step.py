@@ -6,7 +6,6 @@ side is built and fed, `needed.py` what is counted, `goals.py` the goals. Sides 
 differ by a factor of two from hour to hour on a shared machine. On a GPU: the same command, and `--compiled` once more.
 """
 
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -16,12 +15,11 @@ from typing import Literal
 
 import tyro
 from drawn import Case, Shape, drawn
-from goals import Goal, table, weighted
-from machine import facts
+from goals import Goal, weighted
 from needed import needed_flops
+from step_page import PEERS, page
 from turns import Process, Work
 
-PEERS = ("transformers", "TorchMultimodal")
 Precision = Literal["fp32", "bf16"]
 Times = dict[tuple[str, Case], list[float]]
 
@@ -43,7 +41,12 @@ class Config:
     """After one to warm up."""
     precisions: tuple[Precision, ...] = ("bf16", "fp32")
     """bf16 is autocast in the peers and in reading; our steps cast weights as training does."""
-    parts: tuple[Literal["steps", "memory", "reading"], ...] = ("steps", "memory", "reading")
+    parts: tuple[Literal["steps", "memory", "reading", "operations"], ...] = (
+        "steps",
+        "memory",
+        "reading",
+        "operations",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     """0 leaves torch's choice."""
@@ -70,11 +73,13 @@ class Measured:
     """Operations a second of the machine's product by precision, turn by turn."""
     memory: dict[tuple[str, str], dict[str, float]]
     """MB by side and precision: `before` the step, and the `most` in it."""
+    operations: dict[tuple[str, Case], float]
+    """Of the products in a step, by side and case; those that are needed, too."""
 
 
 def main(config: Config) -> None:
     """Print the page and write it."""
-    config, measured = settled(config), Measured(defaultdict(list), defaultdict(list), {})
+    config, measured = settled(config), Measured(defaultdict(list), defaultdict(list), {}, {})
     for precision in config.precisions:
         if "steps" in config.parts:
             take_turns(config, measured, precision, reads=False)
@@ -82,7 +87,9 @@ def main(config: Config) -> None:
             take_turns(config, measured, precision, reads=True)
         if "memory" in config.parts:
             weigh(config, measured, precision)
-    text = "\n".join(page(config, measured)) + "\n"
+    if "operations" in config.parts:
+        count(config, measured)
+    text = "\n".join(page(config, measured, goals(config, measured))) + "\n"
     print(text)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +180,15 @@ def weigh(config: Config, measured: Measured, precision: str) -> None:
         print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
 
 
+def count(config: Config, measured: Measured) -> None:
+    """The products of a step of each kind, each side in a new process."""
+    shape, cases = shape_of(config, reads=False), [case._replace(precision="fp32") for case in step_cases("fp32")]
+    for side in ("ours", *PEERS):
+        with Process(work_of(config, side, "fp32", reads=False)) as process:
+            measured.operations |= {(side, case): process.ask("operations", case) for case in cases}
+    measured.operations |= {("needed", case): needed_flops(shape, drawn(shape), case) for case in cases}
+
+
 def goals(config: Config, measured: Measured) -> Iterator[Goal]:
     """Those of issue 7 that this benchmark measures."""
     factor = {"mixture online": 1.4, "mixture given": 1.7, "image online": 1.25, "image given": 1.8}
@@ -235,64 +251,6 @@ def shares(config: Config, measured: Measured, codes: str, precision: str) -> li
     (needed,) = weighted({kind: [needed_flops(shape, samples, case)] for kind, case in cases.items()})
     took = seconds(measured.times, "ours", "mixture", codes, precision=precision)
     return [needed / one / rate for one, rate in zip(took, measured.rates[precision], strict=False)]
-
-
-def page(config: Config, measured: Measured) -> Iterator[str]:
-    """The report."""
-    yield from (f"# benchmarks/step.py: {config.size}, {config.image_size} px, batch {config.batch_size}", "")
-    yield from facts(config.device, threads=config.threads, packages=("transformers", "torchmultimodal-nightly"))
-    yield from ("", *NOTES, told(config), "")
-    yield from (*table(goals(config, measured)), "")
-    if any(measured.rates.values()):
-        named = (f"{statistics.median(r) / 1e9:,.0f} GFLOP/s in {p}" for p, r in measured.rates.items() if r)
-        yield from (f"The machine's product of {config.product}²: {', '.join(named)} (medians).", "")
-    if measured.times:
-        yield from (*all_times(measured.times), "")
-    if measured.memory:
-        yield from all_memory(measured.memory)
-
-
-NOTES = (
-    "Medians of turns in which the sides followed each other. The mixture is .70 pairs, .15 images, .15 texts. All sides have",
-    "one size, the same samples and the same losses (tests/benchmarks holds their values and labelled rows beside each other):",
-    "captions of 8 to 24 tokens, trimmed to the batch's longest unless padded; texts that fill their rows. Codes online: the",
-    "dVAE runs in the step: in bf16 the peers' does within their autocast, ours by `--code-precision bf16`, its last convolution",
-    "in float32 and where codes are asked for. Codes given: transformers gets them as `mim_labels`,",
-    "TorchMultimodal, which takes none, through a codebook that hands them on. Ours starts from the loader's bytes, with",
-    "`prepare` in the step; the peers get normalised floats. A text step of transformers leaves out the clean text, which no",
-    "loss reads, unless its users' processor is followed (padded). Needed operations: benchmarks/needed.py. Memory is the most",
-    "during one forward and backward, gradients included, above what was there before: model, codebook and process.",
-)
-
-
-def told(config: Config) -> str:
-    """The settings that shape the numbers."""
-    how = "as recipes/pretrain.py runs them (one rank)" if config.sharded else "a plain module under autocast"
-    words = f"{config.turns} turns. Our steps: {how}. Texts of {config.text_length} tokens. Reading {config.read_batch} at once."
-    return (
-        words
-        + (" Compiled." if config.compiled else "")
-        + (" With AdamW." if config.optimizer else "")
-        + (" Seconds are the processor's." if config.clock == "processor" else "")
-    )
-
-
-def all_times(times: Times) -> Iterator[str]:
-    """Medians in seconds, with the least and the greatest."""
-    yield from (f"| seconds | ours | {' | '.join(PEERS)} |", "|---|--:|--:|--:|")
-    for case in dict.fromkeys(case for _, case in times):
-        found = [times.get((side, case)) for side in ("ours", *PEERS)]
-        cells = [f"{statistics.median(t):.3f} ({min(t):.3f} to {max(t):.3f})" if t else "" for t in found]
-        words = [case.kind, *([f"codes {case.codes}"] if case.codes != "-" else []), case.precision]
-        yield f"| {', '.join(words + (['padded'] if case.padded else []))} | {' | '.join(cells)} |"
-
-
-def all_memory(memory: dict[tuple[str, str], dict[str, float]]) -> Iterator[str]:
-    """In MB."""
-    yield from ("| memory, step of pairs, MB | before | most | more | of it gradients |", "|---|--:|--:|--:|--:|")
-    for (side, precision), of in memory.items():
-        numbers = (of["before"], of["most"], of["most"] - of["before"], of["gradients"])
-        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} |"
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def serve(work: Work) -> None:
 
 
 def answers(work: Work, side: Any) -> dict[str, Callable[..., Any]]:
-    """By name: `seconds` of a case, `memory` in MB of a case, `rate` of a product in operations a second."""
+    """By name: `seconds` of a case, `memory` in MB and `operations` of one, `rate` of a product in operations a second."""
     import torch
 
     clock = time.process_time if work.clock == "processor" else time.perf_counter
@@ -142,10 +142,20 @@ def answers(work: Work, side: Any) -> dict[str, Callable[..., Any]]:
     return {
         "seconds": lambda case: timed(lambda: step(Case(*case))),
         "memory": lambda case: memory(Case(*case)),
+        "operations": lambda case: operations(lambda: timed(lambda: step(Case(*case)))),
         "rate": lambda width, precision: rate(
             torch.randn(width, width, dtype=dtypes[precision], device=work.device), timed
         ),
     }
+
+
+def operations(do: Callable[[], Any]) -> int:
+    """Of the matrix products and convolutions in `do`, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        do()
+    return counter.get_total_flops()
 
 
 def rate(a: Any, timed: Callable[[Callable[[], Any]], float]) -> float:

@@ -135,7 +135,9 @@ class CachedPairBatch(NamedTuple):
 
 
 RawBatch: TypeAlias = RawImageBatch | RawTextBatch | RawPairBatch
+"""What leaves the loader."""
 Batch: TypeAlias = ImageBatch | TextBatch | PairBatch | CachedPairBatch
+"""What the model takes; its type says which objectives run."""
 
 
 def split(raw: RawBatch, rows: int) -> list[RawBatch]:

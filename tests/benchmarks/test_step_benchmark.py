@@ -215,6 +215,7 @@ def test_a_goal_is_reached_by_the_median_against_the_better_peer() -> None:
 
 
 SECONDS = {"ours": 1.0, "transformers": 1.5, "TorchMultimodal": 2.0}
+OPERATIONS = {"ours": 11e12, "transformers": 24e12, "TorchMultimodal": 26e12}
 MEMORY = {"ours": 100.0, "transformers": 300.0, "TorchMultimodal": 150.0}
 
 
@@ -232,7 +233,7 @@ class Stand:
 
     def ask(self, what: str, *about: Any) -> Any:
         more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side], "gradients": 7.0}
-        return {"seconds": SECONDS[self.side], "memory": more, "rate": 1e9}[what]
+        return {"seconds": SECONDS[self.side], "memory": more, "rate": 1e9, "operations": OPERATIONS[self.side]}[what]
 
 
 def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -248,12 +249,14 @@ def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPat
     assert page.count("not measured") == 0
     shape, cases = Shape("tiny", 48, 16, 3, 13, 4), (Case("pair", "given"), Case("image", "given"), Case("text"))
     flops = [needed.needed_flops(shape, drawn(shape), case) for case in cases]
+    row = f"| text | {flops[2] / 1e12:.3g} | 11 | 24 | 26 | {24e12 / flops[2]:.2f} |"
+    assert row in page.splitlines()
     share = (0.7 * flops[0] + 0.15 * flops[1] + 0.15 * flops[2]) / 1e9
     assert f"| {share:.2f} |" in lines["share of the machine's rate, step of the mixture, codes given, bf16"]
 
 
 def test_goals_of_a_gpu_are_others() -> None:
-    measured = step.Measured({}, {"bf16": []}, {})
+    measured = step.Measured({}, {"bf16": []}, {}, {})
     told = {
         goal.what: goal.goal
         for goal in step.goals(step.Config(device="cuda", compiled=True, precisions=("bf16",)), measured)
@@ -279,6 +282,10 @@ def test_every_side_answers(side: str, reads: bool) -> None:
         assert all(can["seconds"](list(case)) > 0 for case in cases)
         assert can["rate"](64, "fp32") > 0
         if not reads:
+            with FlopCounterMode(display=False) as counter:
+                made.run(Case("text")).backward()
+            made.model.zero_grad()
+            assert can["operations"](list(Case("text"))) == counter.get_total_flops() > 0
             found = can["memory"](list(cases[0]))
             assert found["most"] >= found["before"] > 0
             assert found["gradients"] == 4e-6 * sum(x.numel() for x in made.model.parameters() if x.grad is not None)

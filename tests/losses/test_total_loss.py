@@ -42,3 +42,9 @@ def test_what_is_refused() -> None:
 
 def test_the_names_of_the_losses() -> None:
     assert LOSSES == ("mim", "mlm", "mmm_image", "mmm_text", "itm", "contrastive")
+
+
+def test_a_loss_whose_rows_were_not_counted_is_named() -> None:
+    losses = {name: Loss(torch.tensor(3.0), torch.tensor(2.0)) for name in ("mim", "mine")}
+    with pytest.raises(ValueError, match="num_rows lacks mine; count its rows in the whole batch too"):
+        mean_losses(losses, num_rows={"mim": torch.tensor(4.0)})

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from torchflava.training import adamw, fsdp_budget, session, shard
 
@@ -36,7 +37,9 @@ def bytes_of(tensors: list[Tensor]) -> int:
 def test_it_is_what_fsdp_and_the_optimizer_keep() -> None:
     with session(0, "cpu") as run:
         model = Net()
-        shard(model, run.mesh, precision="bf16")
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        for part in (*model.units(), model):
+            fully_shard(part, mesh=run.mesh, mp_policy=policy)
         optimizer = adamw(model, 1e-3, 0.1)
         model.set_requires_gradient_sync(False)
         model(torch.ones(2, 11)).backward()
@@ -54,6 +57,35 @@ def test_it_is_what_fsdp_and_the_optimizer_keep() -> None:
         optimizer.step()
         moments = [s[name].to_local() for s in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
         assert bytes_of(moments) + bytes_of([p.to_local() for p in model.parameters()]) == budget.weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_rank_keeps_the_weights_that_were_cast_until_backward_has_passed(precision: str) -> None:
+    """What backward keeps of weights, of which the graph tells."""
+    model = Net()
+    budget = fsdp_budget(model, model.units(), shards=1, precision=precision, alone=True)
+    with session(0, "cpu") as run:
+        shard(model, run.mesh, precision=precision)
+        x, kept = torch.ones(2, 11), {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(x)
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        cast = [tensor for at, tensor in kept.items() if at not in own and tensor.ndim == 2 and len(tensor) != len(x)]
+        loss.backward()
+        biases = 11 * 7 + 2 * 7 * 7 + 7 * 3  # weights of matrices, which backward needs; it does without biases
+        first = 11 * 7  # nor is there a gradient at the input
+        assert bytes_of([tensor.to_dense() for tensor in cast]) <= budget.gathered
+        assert bytes_of(cast) == (0 if precision == "fp32" else 2 * (biases - first))
+        assert budget.gathered == (0 if precision == "fp32" else 2 * (WEIGHTS + UNIT))
+        assert bytes_of([p.grad for p in model.parameters()]) == budget.gradients == 4 * WEIGHTS
+    assert budget.update == 4 * WEIGHTS
+    with pytest.raises(ValueError, match="shards is 2; one rank has 1"):
+        fsdp_budget(model, model.units(), shards=2, alone=True)
 
 
 @pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("bf16", 2)])

@@ -30,9 +30,14 @@ def mean_losses(
 
     Returns:
         `global`: this rank's share, whose average over ranks is the global mean; `rank`: this rank's mean.
+
+    Raises:
+        ValueError: for an unknown `over`, and for a loss that `num_rows` lacks.
     """
     if over not in ("global", "rank"):
         raise ValueError(f"mean_losses: over must be 'global' or 'rank', got {over!r}")
+    if num_rows is not None and (missing := sorted(set(losses) - set(num_rows))):
+        raise ValueError(f"mean_losses: num_rows lacks {missing[0]}; count its rows in the whole batch too")
     rows = torch.stack([loss.num_rows if num_rows is None else num_rows[name] for name, loss in losses.items()])
     if over == "rank" or world_size() == 1:
         means = rows.clamp(min=1)

@@ -11,6 +11,7 @@ from torchflava.models.compute import step_flops
 from torchflava.models.first_weights import FirstWeights, first_weights
 from torchflava.models.flava import Flava, FlavaOutput, flava_model
 from torchflava.models.memory import States, count_states, count_table
+from torchflava.models.objectives import Objective
 from torchflava.models.pretraining import VERBS, FlavaForPreTraining, clip_for_pretraining, flava_for_pretraining
 from torchflava.models.sizes import CLIP_TEXTS, SIZES, Size, TextSize
 from torchflava.models.tuning import PARTS, depths, freeze
@@ -30,6 +31,7 @@ __all__ = [
     "FlavaForPreTraining",
     "FlavaOutput",
     "Loaded",
+    "Objective",
     "Size",
     "States",
     "TextSize",

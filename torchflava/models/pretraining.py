@@ -17,6 +17,7 @@ from torchflava.losses import ContrastiveLoss, Loss, matching_loss
 from torchflava.models.clip import Clip, clip_model
 from torchflava.models.flava import Flava, flava_model
 from torchflava.models.labelled import of_matched
+from torchflava.models.objectives import own_losses
 from torchflava.models.predicted import prediction_loss
 
 ItmInput = Literal["masked", "clean"]
@@ -29,7 +30,8 @@ class FlavaForPreTraining(nn.Module):
 
     CLIP in place of FLAVA has the contrastive loss alone, and the same verbs: see `clip_for_pretraining`.
 
-    A part set to None takes its loss, and the passes that only it needs, out of training: `model.itm = None`.
+    A part set to None takes its loss, and the passes that only it needs, out of training: `model.itm = None`. What is put
+    into `objectives`, by name, adds a loss of its own: see `Objective`.
 
     Args:
         flava: the encoders, FLAVA's or CLIP's.
@@ -60,15 +62,14 @@ class FlavaForPreTraining(nn.Module):
         if itm_input not in ("masked", "clean"):
             raise ValueError(f"itm_input must be 'masked' or 'clean', got {itm_input!r}")
         heads = {"mim": mim, "mlm": mlm, "mmm_image": mmm_image, "mmm_text": mmm_text, "itm": itm}
-        if isinstance(flava, Clip) and (given := [name for name, head in heads.items() if head is not None]):
-            raise ValueError(
-                f"CLIP learns by the contrastive loss alone, it has no use for {', '.join(given)}; give None"
-            )
+        if isinstance(flava, Clip) and (given := ", ".join(name for name, head in heads.items() if head is not None)):
+            raise ValueError(f"CLIP learns by the contrastive loss alone, it has no use for {given}; give None")
         self.flava = flava
         self.mim, self.mlm = mim, mlm
         self.mmm_image, self.mmm_text = mmm_image, mmm_text
         self.itm, self.contrastive = itm, contrastive
         self.itm_input = itm_input
+        self.objectives = nn.ModuleDict()
 
     def forward(self, batch: Batch) -> dict[str, Loss]:
         """A batch -> its losses by name.
@@ -90,6 +91,7 @@ class FlavaForPreTraining(nn.Module):
                 raise TypeError(
                     f"no objective for a {type(batch).__name__}; give an ImageBatch, TextBatch or PairBatch"
                 )
+        losses |= own_losses(self.objectives, self.flava, batch)
         if not losses:
             raise ValueError(
                 f"every objective for a {type(batch).__name__} was taken out; leave this kind out of the data"
@@ -133,11 +135,9 @@ class FlavaForPreTraining(nn.Module):
         if self.looks_at_masked:
             cls, patches, tokens = self._fused_rows(batch, masked or self._encode_masked(batch))
             if self.mmm_image is not None:
-                labels = of_matched(batch.patch_labels, batch)
-                losses["mmm_image"] = prediction_loss(self.mmm_image, patches, labels)
+                losses["mmm_image"] = prediction_loss(self.mmm_image, patches, of_matched(batch.patch_labels, batch))
             if self.mmm_text is not None:
-                labels = of_matched(batch.token_labels, batch)
-                losses["mmm_text"] = prediction_loss(self.mmm_text, tokens, labels)
+                losses["mmm_text"] = prediction_loss(self.mmm_text, tokens, of_matched(batch.token_labels, batch))
             if self.itm is not None and self.itm_input == "masked":
                 losses["itm"] = matching_loss(self.itm(cls), batch.matched)
         if self.itm is not None and self.itm_input == "clean":
@@ -251,8 +251,7 @@ class FlavaForPreTraining(nn.Module):
 
     def clamp_temperature(self) -> None:
         """Keep the contrastive temperature in its range; call it after every optimizer step."""
-        clamp = getattr(self.contrastive, "clamp_", None)
-        if clamp is not None:
+        if (clamp := getattr(self.contrastive, "clamp_", None)) is not None:
             clamp()
 
 

@@ -12,7 +12,7 @@ from torchflava.tasks.spec import Metric, Sizes, Spec
 from torchflava.tasks.table import TABLE
 
 VISION_TASKS = tuple(TABLE)
-"""The names of the 22, in the paper's order."""
+"""Their names, the paper's 22 first, in its order."""
 Split = Literal["train", "test"]
 
 

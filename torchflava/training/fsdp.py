@@ -21,6 +21,7 @@ from torch.distributed.fsdp import (
 from torch.utils.checkpoint import checkpoint
 
 from torchflava.distributed import world_size
+from torchflava.training.alone import cast_alone
 from torchflava.training.initialise import initialise
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -79,7 +80,7 @@ def shard(
     offload: bool = False,
     seed: int | None = None,
 ) -> None:
-    """Shard `model` in place.
+    """Shard `model` in place. One rank, which has none to share with, keeps its weights whole, and computes the same.
 
     Args:
         model: the root; from now on only it and its verbs may be called. On the meta device, it is given memory unit by unit.
@@ -100,6 +101,9 @@ def shard(
     units = list(_units(model) if units is None else units)
     if seed is None and any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("the model is on the meta device; give a seed, so that its weights can be drawn")
+    if mesh.size() == 1 and not offload:
+        _keep(model, mesh.device_type, units, precision=precision, verbs=verbs, whole=whole, seed=seed)
+        return
     names = {id(part): name for name, part in model.named_modules()}
     place = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     exact = MixedPrecisionPolicy(param_dtype=torch.float32, cast_forward_inputs=False)
@@ -113,6 +117,24 @@ def shard(
     for verb in verbs:
         register_fsdp_forward_method(model, verb)
         setattr(model, verb, _resharding(model, getattr(model, verb)))
+
+
+def _keep(
+    model: nn.Module,
+    device: str,
+    units: list[nn.Module],
+    *,
+    precision: Precision,
+    verbs: Iterable[str],
+    whole: Iterable[nn.Module],
+    seed: int | None,
+) -> None:
+    """What `shard` does on one rank."""
+    if seed is not None:
+        initialise(model, seed)
+    model.to(device)
+    if precision != "fp32":
+        cast_alone(model, _DTYPES[precision], units=units, verbs=verbs, whole=whole)
 
 
 def _units(model: nn.Module) -> Iterable[nn.Module]:

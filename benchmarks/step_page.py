@@ -1,0 +1,83 @@
+"""The report of `step.py`, in Markdown."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from drawn import Case
+from goals import Goal, table
+from machine import facts
+
+PEERS = ("transformers", "TorchMultimodal")
+Times = Mapping[tuple[str, Case], Sequence[float]]
+
+
+def page(config: Any, measured: Any, goals: Iterable[Goal]) -> Iterator[str]:
+    """The report of `step.py`: its settings, what it measured, and the goals."""
+    yield from (f"# benchmarks/step.py: {config.size}, {config.image_size} px, batch {config.batch_size}", "")
+    yield from facts(config.device, threads=config.threads, packages=("transformers", "torchmultimodal-nightly"))
+    yield from ("", *NOTES, told(config), "")
+    yield from (*table(goals), "")
+    if any(measured.rates.values()):
+        named = (f"{statistics.median(r) / 1e9:,.0f} GFLOP/s in {p}" for p, r in measured.rates.items() if r)
+        yield from (f"The machine's product of {config.product}²: {', '.join(named)} (medians).", "")
+    if measured.times:
+        yield from (*all_times(measured.times), "")
+    if measured.memory:
+        yield from (*all_memory(measured.memory), "")
+    if measured.operations:
+        yield from all_operations(measured.operations)
+
+
+NOTES = (
+    "Medians of turns in which the sides followed each other. The mixture is .70 pairs, .15 images, .15 texts. All sides have",
+    "one size, the same samples and the same losses (tests/benchmarks holds their values and labelled rows beside each other):",
+    "captions of 8 to 24 tokens, trimmed to the batch's longest unless padded; texts that fill their rows. Codes online: the",
+    "dVAE runs in the step: in bf16 the peers' does within their autocast, ours by `--code-precision bf16`, its last convolution",
+    "in float32 and where codes are asked for. Codes given: transformers gets them as `mim_labels`,",
+    "TorchMultimodal, which takes none, through a codebook that hands them on. Ours starts from the loader's bytes, with",
+    "`prepare` in the step; the peers get normalised floats. A text step of transformers leaves out the clean text, which no",
+    "loss reads, unless its users' processor is followed (padded). Needed operations: benchmarks/needed.py. Memory is the most",
+    "during one forward and backward, gradients included, above what was there before: model, codebook and process.",
+)
+
+
+def told(config: Any) -> str:
+    """The settings that shape the numbers."""
+    how = "as recipes/pretrain.py runs them (one rank)" if config.sharded else "a plain module under autocast"
+    words = f"{config.turns} turns. Our steps: {how}. Texts of {config.text_length} tokens. Reading {config.read_batch} at once."
+    return (
+        words
+        + (" Compiled." if config.compiled else "")
+        + (" With AdamW." if config.optimizer else "")
+        + (" Seconds are the processor's." if config.clock == "processor" else "")
+    )
+
+
+def all_times(times: Times) -> Iterator[str]:
+    """Medians in seconds, with the least and the greatest."""
+    yield from (f"| seconds | ours | {' | '.join(PEERS)} |", "|---|--:|--:|--:|")
+    for case in dict.fromkeys(case for _, case in times):
+        found = [times.get((side, case)) for side in ("ours", *PEERS)]
+        cells = [f"{statistics.median(t):.3f} ({min(t):.3f} to {max(t):.3f})" if t else "" for t in found]
+        words = [case.kind, *([f"codes {case.codes}"] if case.codes != "-" else []), case.precision]
+        yield f"| {', '.join(words + (['padded'] if case.padded else []))} | {' | '.join(cells)} |"
+
+
+def all_memory(memory: dict[tuple[str, str], dict[str, float]]) -> Iterator[str]:
+    """In MB."""
+    yield from ("| memory, step of pairs, MB | before | most | more | of it gradients |", "|---|--:|--:|--:|--:|")
+    for (side, precision), of in memory.items():
+        numbers = (of["before"], of["most"], of["most"] - of["before"], of["gradients"])
+        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} |"
+
+
+def all_operations(operations: Mapping[tuple[str, Case], float]) -> Iterator[str]:
+    """Of the products in a step, and by how many times a peer's would be faster if it left out what it need not do."""
+    sides = ("needed", "ours", *PEERS)
+    yield f"| products of a step, TFLOP | {' | '.join(sides)} | most that leaving out can give |"
+    yield "|---|" + "--:|" * (len(sides) + 1)
+    for case in dict.fromkeys(case for _, case in operations):
+        found = [operations[side, case] / 1e12 for side in sides]
+        words = [case.kind, *([f"codes {case.codes}"] if case.codes != "-" else [])]
+        yield f"| {', '.join(words)} | {' | '.join(f'{x:.3g}' for x in found)} | {min(found[2:]) / found[0]:.2f} |"

@@ -1,0 +1,208 @@
+"""One rank that keeps its weights whole beside FSDP2 on one rank: the same numbers to the bit, and weights where they were."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.utils.checkpoint import checkpoint
+
+from torchflava.losses import mean_losses
+from torchflava.models import VERBS, FlavaForPreTraining
+from torchflava.training import adamw, clip_gradients, compile_units, initialise, mesh_of, recompute, session, shard
+
+DEVICE = torch.device("cpu")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@pytest.fixture(autouse=True)
+def group() -> Iterator[None]:
+    with session(0, "cpu"):
+        yield
+
+
+def alone(model: FlavaForPreTraining, precision: str) -> FlavaForPreTraining:
+    shard(model, mesh_of(DEVICE), precision=precision, verbs=VERBS, whole=[model.contrastive])
+    return model
+
+
+def by_fsdp(model: FlavaForPreTraining, precision: str) -> FlavaForPreTraining:
+    """FSDP2 itself, on its one rank."""
+    mesh, low = mesh_of(DEVICE), MixedPrecisionPolicy(param_dtype=DTYPES[precision], reduce_dtype=torch.float32)
+    exact = MixedPrecisionPolicy(param_dtype=torch.float32, cast_forward_inputs=False)
+    for part, policy in [(model.contrastive, exact), *((unit, low) for unit in model.units()), (model, low)]:
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    for verb in VERBS:
+        register_fsdp_forward_method(model, verb)
+    return model
+
+
+def learnt(model: FlavaForPreTraining) -> list[Tensor]:
+    """Six steps over all kinds: losses, norms, and the weights in the end."""
+    optimizer, told = adamw(model, 1e-2, 0.1), []
+    for number in range(6):
+        means = mean_losses(model(tiny.batch_of(tiny.KINDS[number % 3], seed=number)))
+        torch.stack(list(means.values())).sum().backward()
+        told += [*(mean.detach() for mean in means.values()), whole(clip_gradients(model, 1.0))]
+        optimizer.step()
+        optimizer.zero_grad()
+        model.clamp_temperature()
+    return told + [whole(p) for p in model.parameters()]
+
+
+def whole(x: Tensor) -> Tensor:
+    return (x.full_tensor() if hasattr(x, "full_tensor") else x).detach()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_are_those_of_fsdp_to_the_bit(precision: str) -> None:
+    model = tiny.pretraining()
+    ours, theirs = learnt(alone(deepcopy(model), precision)), learnt(by_fsdp(model, precision))
+    assert len(ours) == len(theirs) > 100
+    for mine, due in zip(ours, theirs, strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, due)
+
+
+def test_verbs_are_those_of_fsdp_to_the_bit() -> None:
+    model = tiny.pretraining()
+    theirs, ours = by_fsdp(deepcopy(model), "bf16"), alone(model, "bf16")
+    batch = tiny.batch_of("pair")
+    with torch.no_grad():
+        for given in (ours, theirs):
+            given.eval()
+        assert torch.equal(ours.embed_image(batch.pixels), theirs.embed_image(batch.pixels))
+        assert torch.equal(ours.word_logits(batch), theirs.word_logits(batch))
+        assert ours.word_logits(batch).dtype == torch.bfloat16
+        for name, loss in ours.losses(batch).items():
+            assert torch.equal(loss.total, theirs.losses(batch)[name].total)
+
+
+def test_weights_are_the_models_own_again_after_a_call_a_backward_and_a_failure() -> None:
+    model = alone(tiny.pretraining(), "bf16")
+    own = dict(model.named_parameters())
+
+    def there() -> bool:
+        now = dict(model.named_parameters())
+        return list(now) == list(own) and all(now[name] is own[name] for name in own)
+
+    losses = model(tiny.batch_of("pair"))
+    assert there()
+    seen: list[bool] = []
+    block = model.flava.image_encoder.trunk.blocks[0].attention.qkv
+    own["flava.image_encoder.trunk.blocks.0.attention.qkv.weight"].register_hook(
+        lambda _: seen.append(block.weight.dtype == torch.bfloat16)
+    )
+    torch.stack(list(mean_losses(losses).values())).sum().backward()
+    assert seen == [True]  # in backward the cast ones stood there
+    assert there()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in own.values())
+    with pytest.raises(ValueError, match="beyond"):
+        model.embed_text(torch.full((1, 3), tiny.VOCAB_SIZE))
+    assert there()
+
+
+def test_after_a_backward_that_failed_the_next_step_is_right() -> None:
+    model, due = alone(tiny.pretraining(), "bf16"), tiny.pretraining()
+    own = list(model.parameters())
+
+    def fail(_: Tensor) -> None:
+        raise RuntimeError("on purpose")
+
+    handle = model.flava.text_encoder.embed.words.weight.register_hook(fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        torch.stack(list(mean_losses(model(tiny.batch_of("text"))).values())).sum().backward()
+    handle.remove()
+    with torch.no_grad():
+        for parameter in (*own, *due.parameters()):
+            parameter.mul_(1.5)
+    found, wanted = (given(tiny.batch_of("text"))["mlm"].total for given in (model, alone(due, "bf16")))
+    assert torch.equal(found, wanted)
+
+
+def computed_again(unit: nn.Module) -> None:
+    """As a foreign encoder does by itself."""
+    unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
+
+
+@pytest.mark.parametrize("who", ["ours", "foreign"])
+def test_what_is_computed_again_in_backward_meets_the_same_weights(who: str) -> None:
+    model = tiny.pretraining()
+    again = deepcopy(model)
+    if who == "ours":
+        recompute(again.units())
+    else:
+        computed_again(again.flava.fusion_encoder.trunk)
+    for mine, due in zip(learnt(alone(again, "bf16")), learnt(alone(model, "bf16")), strict=True):
+        assert torch.equal(mine, due)
+
+
+def test_a_weight_that_stands_twice_is_cast_once_and_gets_both_gradients() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(7, 5), nn.Linear(5, 7, bias=False)
+            self.out.weight = self.words.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            assert self.out.weight is self.words.weight
+            return self.out(self.words(ids))
+
+    model = Tied()
+    due, ids = deepcopy(model), torch.tensor([[1, 2, 6]])
+    shard(model, mesh_of(DEVICE), [], precision="bf16")
+    model(ids).float().square().sum().backward()
+    due.bfloat16()(ids).float().square().sum().backward()
+    torch.testing.assert_close(model.words.weight.grad, due.words.weight.grad.float(), rtol=0.02, atol=0.02)
+
+
+def test_what_is_cast_without_gradient_serves_no_call_that_has_one() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                first = self.out(x)
+            return self.out(first)
+
+    model = Twice()
+    shard(model, mesh_of(DEVICE), [], precision="bf16")
+    model(torch.randn(2, 3)).sum().backward()
+    assert model.out.weight.grad is not None
+    assert model.out.weight.grad.abs().sum() > 0
+
+
+def test_a_model_without_memory_is_drawn_as_one_with_it() -> None:
+    with torch.device("meta"):
+        model = tiny.pretraining()
+    shard(model, mesh_of(DEVICE), precision="bf16", whole=[model.contrastive], seed=11)
+    due = tiny.pretraining()
+    initialise(due, 11)
+    for mine, drawn in zip(model.parameters(), due.parameters(), strict=True):
+        assert torch.equal(mine, drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # Dynamo looks, and silences it
+def test_compiled_blocks_compute_the_same() -> None:
+    model, batch = tiny.pretraining(), tiny.batch_of("text")
+    compiled = deepcopy(model)
+    compile_units(compiled.flava.text_encoder.units())
+    found = []
+    for given in (alone(compiled, "bf16"), alone(model, "bf16")):
+        loss = given(batch)["mlm"].total
+        loss.backward()
+        found.append((loss.detach(), [whole(x) for x in tiny.gradients(given).values()]))
+    (loss, gradients), (due, wanted) = found
+    torch.testing.assert_close(loss, due, rtol=0.01, atol=0.01)
+    assert len(gradients) == len(wanted) > 20
+    for mine, other in zip(gradients, wanted, strict=True):
+        assert (mine - other).norm() < 0.05 * other.norm() + 1e-3

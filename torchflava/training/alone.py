@@ -1,0 +1,148 @@
+"""One rank: nothing to shard, so weights stay whole and are cast where they are used, where FSDP2 copies them through buffers.
+
+The numbers are FSDP2's (torch 2.14, `MixedPrecisionPolicy`): weights, inputs and states in the low precision, weights kept and
+gradients added up in float32. What it saves: docs/decisions/0072.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Variable
+
+
+def cast_alone(
+    model: nn.Module,
+    dtype: torch.dtype,
+    *,
+    units: Iterable[nn.Module],
+    verbs: Iterable[str] = (),
+    whole: Iterable[nn.Module] = (),
+) -> None:
+    """Let a model that is on one rank compute in low precision, in place.
+
+    Args:
+        model: its forward and its verbs are from now on the only ways in.
+        dtype: of weights and inputs.
+        units: parts whose inputs are cast too, as FSDP2's are; they may be compiled.
+        verbs: the model's other ways in.
+        whole: parts that stay in float32.
+    """
+    left = {id(module) for part in whole for module in part.modules()}
+    low = _LowPrecision([module for module in model.modules() if id(module) not in left], dtype)
+    for unit in units:
+        if unit._compiled_call_impl is None:
+            unit.register_forward_pre_hook(lambda _, args, kwargs: (low.cast(args), low.cast(kwargs)), with_kwargs=True)
+        else:
+            unit._compiled_call_impl = low.filling(unit, unit._compiled_call_impl)
+    for name in ("forward", *verbs):
+        setattr(model, name, low.calling(getattr(model, name)))
+
+
+class _Weights(dict[str, Any]):
+    """A module's weights by name, which are cast as they are asked for, each once."""
+
+    def __init__(self, own: dict[str, Any], made: dict[Any, Tensor], cast: Callable[[Any], Any]) -> None:
+        super().__init__(own)
+        self.made, self.cast = made, cast
+
+    def __getitem__(self, name: str) -> Any:
+        own = super().__getitem__(name)
+        key = id(own), torch.is_grad_enabled()  # what was cast without gradient serves no call that has one
+        if key not in self.made:
+            self.made[key] = self.cast(own)
+        return self.made[key]
+
+
+class _LowPrecision:
+    """Weights in low precision in place of the modules' own, as long as a call lasts, and again as long as its backward does:
+    what is recomputed there must meet the weights that it met before."""
+
+    def __init__(self, modules: list[nn.Module], dtype: torch.dtype) -> None:
+        self.modules = [module for module in modules if module._parameters]
+        self.dtype = dtype
+        self.own: list[dict[str, Any]] | None = None
+        """The modules' own, while others stand in their places."""
+        self.within = False
+
+    def calling(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, with weights and inputs in low precision."""
+
+        @wraps(call)
+        def cast_call(*args: Any, **kwargs: Any) -> Any:
+            if self.within:  # a verb that calls the model
+                return call(*args, **kwargs)
+            self.put_back()  # a backward that failed left others there
+            made: dict[Any, Tensor] = {}
+            weights = [_Weights(module._parameters, made, self.cast) for module in self.modules]
+            self.within = True
+            try:
+                self.put(weights)
+                output = call(*self.cast(args), **self.cast(kwargs))
+            finally:
+                self.within = False
+                self.put_back()
+            for tensor in _learning(output):
+                tensor.register_hook(partial(self.before_backward, weights))  # type: ignore[no-untyped-call]
+            return output
+
+        return cast_call
+
+    def filling(self, unit: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A compiled unit's `call`, which wants plain tensors in plain dicts."""
+        parts = [module for module in unit.modules() if module._parameters]
+
+        @wraps(call)
+        def filled_call(*args: Any, **kwargs: Any) -> Any:
+            lazy = [module._parameters for module in parts]
+            _give(parts, [{name: each[name] for name in each} for each in lazy])
+            try:
+                return call(*self.cast(args), **self.cast(kwargs))
+            finally:
+                _give(parts, lazy)
+
+        return filled_call
+
+    def put(self, weights: list[_Weights]) -> None:
+        """Others in place of the modules' own."""
+        self.own = [module._parameters for module in self.modules]
+        _give(self.modules, weights)
+
+    def put_back(self) -> None:
+        """The modules' own, if others stand there."""
+        if self.own is not None:
+            _give(self.modules, self.own)
+            self.own = None
+
+    def before_backward(self, weights: list[_Weights], _: Tensor) -> None:
+        """Backward has reached one of the call's outputs."""
+        if self.own is None:
+            self.put(weights)
+            Variable._execution_engine.queue_callback(self.put_back)
+
+    def cast(self, given: Any) -> Any:
+        """Numbers in floating point, within tuples, lists and dicts too -> the same in low precision."""
+        if isinstance(given, Tensor):
+            return given.to(self.dtype) if given.is_floating_point() else given
+        if isinstance(given, dict):
+            return {key: self.cast(value) for key, value in given.items()}
+        if isinstance(given, tuple) and hasattr(given, "_fields"):
+            return type(given)(*map(self.cast, given))
+        return type(given)(map(self.cast, given)) if isinstance(given, list | tuple) else given
+
+
+def _give(modules: list[nn.Module], weights: Iterable[dict[str, Any]]) -> None:
+    for module, each in zip(modules, weights, strict=True):
+        module.__dict__["_parameters"] = each
+
+
+def _learning(output: Any) -> Iterator[Tensor]:
+    """The tensors in what a call gave back that a backward may begin at."""
+    if isinstance(output, Tensor):
+        if output.requires_grad:
+            yield output
+    elif isinstance(output, dict | list | tuple):
+        for value in output.values() if isinstance(output, dict) else output:
+            yield from _learning(value)
