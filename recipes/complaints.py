@@ -97,13 +97,17 @@ def _listed(numbers: Sequence[int]) -> str:
     return f"{', '.join(front)} or {last}" if front else last
 
 
-def complaints_of_places(config: Config) -> Iterator[str]:
+_FILES = ("vocab", "codebook", "init_image", "init_text")
+"""Settings that name files."""
+
+
+def complaints_of_places(config: Any, *, files: Iterable[str] = _FILES) -> Iterator[str]:
     """What is missing among the files and folders that are named, or is something else, where the job will look for it."""
     if config.corpus == "emoji":
         for needed in ("google-*.tar", "twitter-*.tar", "microsoft-*.tar", "texts.txt"):
             if not list(Path(config.data).glob(needed)):
                 yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
-    for flag in ("vocab", "codebook", "init_image", "init_text"):
+    for flag in files:
         if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
             yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
     if config.resume and not config.checkpoints and not list(Path(config.resume).glob("step-*/state.json")):

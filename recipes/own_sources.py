@@ -58,6 +58,11 @@ def held_out_pairs(own: Own) -> Any:
     return _together("held out", open_pairs, own.held_out, weights={}, own=own)
 
 
+def held_out_images(own: Own) -> Any:
+    """The same for whoever needs no captions."""
+    return _together("held out", open_images, own.held_out, weights={}, own=own)
+
+
 def _together(
     kind: str, open_one: Callable[..., Any], places: Sequence[str], *, weights: Mapping[str, float], own: Own
 ) -> Any:
@@ -146,11 +151,20 @@ def check_held_out(own: Own) -> None:
     Raises:
         ValueError: if a place of --held-out has the files of one of --pairs.
     """
-    trained = {file: word for word in own.pairs for file in _files(word)} if own.held_out else {}
+    _refuse_shared(own, "pairs", own.pairs)
+
+
+def check_images_held_out(own: Own) -> None:
+    """As `check_held_out`, where images are what is trained on."""
+    _refuse_shared(own, "images", own.images)
+
+
+def _refuse_shared(own: Own, kind: str, places: Sequence[str]) -> None:
+    trained = {file: word for word in places for file in _files(word)} if own.held_out else {}
     for word in own.held_out:
         if file := next((file for file in _files(word) if file in trained), None):
             raise ValueError(
-                f"--held-out {word} and --pairs {trained[file]} both have {file}; hold out pairs of their own"
+                f"--held-out {word} and --{kind} {trained[file]} both have {file}; hold out {kind} of their own"
             )
 
 

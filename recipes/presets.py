@@ -202,7 +202,7 @@ def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = (
 
     if sum(word.partition("=")[0] == "--preset" for word in words) > 1:
         sys.exit("pretrain.py: --preset is given twice; name one")
-    name, named = _preset_of(words), presets()
+    name, named = preset_of(words), presets()
     if name not in named:
         sys.exit(f"no preset is called {name!r}; there are {', '.join(named)}")
     base = replace(named[name](), preset=name)
@@ -228,7 +228,8 @@ def needs_codes(config: Config) -> bool:
     return bool((shares.image and weights.mim) or (shares.pair and weights.mmm_image))
 
 
-def _preset_of(words: Sequence[str]) -> str:
+def preset_of(words: Sequence[str]) -> str:
+    """The preset that command-line `words` name, or the default one."""
     for at, word in enumerate(words):
         if word == "--preset" and at + 1 < len(words):
             return words[at + 1]
@@ -244,7 +245,17 @@ def shaping(config: Config) -> dict[str, Any]:
     """
     lying = ("folder", "name", "checkpoints", "resume", "data", "own", "vocab", "codebook", "init_image", "init_text")
     computed = ("threads", "device", "spread", "recompute", "compiled", "offload", "micro_batch")
-    watched = ("log_every", "save_every", "measure_every", "debug", "peak_tflops", "wandb", "profile_at", "select")
+    watched = (
+        "log_every",
+        "save_every",
+        "measure_every",
+        "measured",
+        "debug",
+        "peak_tflops",
+        "wandb",
+        "profile_at",
+        "select",
+    )
     kept = ("keep", "keep_every", "on_spike", "spike", "max_corrupt_fraction")
     passing = (*lying, *computed, *watched, *kept)
     return {name: value for name, value in as_json(config).items() if name not in passing}

@@ -36,6 +36,7 @@ ANY_KEYWORD = {
 """Public functions with **kwargs, which a library's interface asks for (amendment 14)."""
 GLOBAL_GENERATOR = {
     "torchflava/layers/init.py:init_weights": "weights are drawn from torch's generator, which `manual_seed` seeds",
+    "torchflava/layers/init.py:init_by_fan_in": "the same",
     "torchflava/tasks/kitti.py:image_numbers": "a RandomState of its own, seeded: the draw that made the published split",
     "torchflava/training/initialise.py:initialise": "the same, keyed by name; what stood there before is put back",
     "torchflava/training/checkpoint.py:load_checkpoint": "puts back what a user's own part had drawn from",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchflava.codebooks import DalleCodebook
+from torchflava.codebooks import DalleCodebook, DalleDecoder
 from torchflava.codebooks.dalle_names import dalle_to_transformers
 from torchflava.convert import main
 from torchflava.files import load_tensors
@@ -74,6 +74,23 @@ def test_openai_s_encoder_pkl(tmp_path: Path, openai: nn.Module, form: str) -> N
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in found.state_dict().items())
     main([str(tmp_path / "encoder.pkl"), str(tmp_path / "dvae.safetensors"), "--to", "openai"])
     assert load_tensors(tmp_path / "dvae.safetensors").keys() == dict(openai.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_openai_s_decoder_pkl(tmp_path: Path, form: str) -> None:
+    """It draws the codes as their own notebook does: a sigmoid over the first three of six channels."""
+    dall_e = pytest.importorskip(
+        "dall_e", reason="OpenAI's dall_e is not installed: pip install --no-deps dall-e, beside attrs"
+    )
+    theirs = shaken(dall_e.Decoder(n_hid=64, n_blk_per_group=1, vocab_size=512))
+    torch.save(theirs, tmp_path / "decoder.pkl", **FORMS[form])
+    codes = torch.randint(0, 512, (2, 3, 4), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        said = theirs(nn.functional.one_hot(codes, 512).permute(0, 3, 1, 2).float())
+    due = dall_e.unmap_pixels(torch.sigmoid(said[:, :3]))
+    drawn = DalleDecoder.from_file(tmp_path / "decoder.pkl")(codes)
+    assert float(due.std()) > 0.05  # or equal grey would say little
+    torch.testing.assert_close(drawn, due, rtol=0, atol=1e-5)
 
 
 def test_openai_s_encoder_pkl_is_read_without_dall_e(

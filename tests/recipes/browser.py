@@ -1,5 +1,6 @@
 """A real browser without a window: Chromium by its DevTools protocol over two pipes, so that no package is needed."""
 
+import base64
 import contextlib
 import json
 import os
@@ -46,14 +47,15 @@ class Browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self._send(f"{domain}.enable")
 
-    def open(self, file: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file, and wait until all of it is there."""
+    def open(self, file: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show a file, or what is at an address, and wait until all of it is there."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._send("Emulation.setEmulatedMedia", features=features)
         self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self._send("Page.navigate", url=file.resolve().as_uri())
+        address = file if isinstance(file, str) else file.resolve().as_uri()
+        self._send("Page.navigate", url=address)
         self.ask(
-            "new Promise(done => document.readyState == 'complete' && location.protocol == 'file:' ? done() : "
+            "new Promise(done => document.readyState == 'complete' && location.href != 'about:blank' ? done() : "
             "addEventListener('load', done))"
         )
 
@@ -65,10 +67,16 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Press the mouse on the middle of what a CSS selector finds."""
-        place = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.ask(f"{found}.scrollIntoView({{block: 'nearest', behavior: 'instant'}})")
+        place = f"{found}.getBoundingClientRect()"
         x, y = self.ask(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({place})")
         for kind in ("mousePressed", "mouseReleased"):
             self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def picture(self) -> bytes:
+        """The page as it is seen, a PNG."""
+        return base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"])
 
     def _send(self, method: str, **given: Any) -> dict[str, Any]:
         self._number += 1

@@ -203,6 +203,22 @@ def test_weights_and_biases_gets_the_records_if_asked(tmp_path: Path, monkeypatc
     assert wandb.finished == 1
 
 
+def test_pictures_go_to_tensorboard_and_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = Wandb()
+    wandb.Image = lambda pixels: pixels.tolist()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    meter = Meter(tmp_path, 2, 1, wandb="flava")
+    image = torch.arange(24, dtype=torch.uint8).view(3, 2, 4)
+    meter.picture(2, "reconstructions", image)
+    meter.close()
+    assert wandb.logged == [{"step": 2, "reconstructions": image.permute(1, 2, 0).tolist()}]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (event,) = events.Images("reconstructions")
+    assert (event.step, event.width, event.height) == (2, 4, 2)
+    Meter(None, 2, 1).picture(1, "reconstructions", image)  # of a rank that does not write
+
+
 def test_runs_of_one_name_in_two_places_are_two_of_weights_and_biases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchflava.models import flava_for_pretraining, flava_model
-from torchflava.training import adamw, clip_gradients, set_learning_rate, warmup_cosine, warmup_linear
+from torchflava.training import adamw, clip_gradients, half_cosine, set_learning_rate, warmup_cosine, warmup_linear
 
 
 def test_matrices_decay_and_vectors_positions_tokens_and_temperature_do_not() -> None:
@@ -93,3 +93,15 @@ def test_the_rate_is_set_in_every_group() -> None:
     optimizer = adamw(torch.nn.Linear(3, 2), 1e-3, 0.1)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_half_a_cosine_falls_or_rises_and_stays() -> None:
+    def at(step: int) -> float:
+        return half_cosine(step, steps=8, first=1.0, last=0.25)
+
+    assert [at(step) for step in (0, 4, 8, 100)] == pytest.approx([1.0, 0.625, 0.25, 0.25])
+    assert at(2) == pytest.approx(0.25 + 0.75 * math.cos(math.pi / 8) ** 2)
+    assert half_cosine(3, steps=6, first=0.0, last=6.6) == pytest.approx(3.3)
+    assert half_cosine(0, steps=0, first=0.0, last=6.6) == 6.6  # at once
+    with pytest.raises(ValueError, match="steps -1 must be 0 or more"):
+        half_cosine(0, steps=-1, first=0.0, last=1.0)

@@ -14,18 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchflava.codebooks.codebook import check_pixels, check_precision
+from torchflava.codebooks.dalle_blocks import encoder_blocks
 from torchflava.codebooks.dalle_names import OPENAI_CLASSES, dalle_names, dalle_shapes
+from torchflava.codebooks.dalle_pixels import map_pixels
 from torchflava.files import load_metadata, read_state, save_tensors
 from torchflava.layers import take_rows
-
-_EPSILON = 0.1
-"""Of the logit-Laplace distribution that the dVAE was trained with: it reads pixels from 0.1 to 0.9."""
-
-
-def map_pixels(pixels: Tensor) -> Tensor:
-    """uint8 of any shape, 0 to 255 -> float32, 0.1 to 0.9, as the dVAE was trained to read."""
-    return (1 - 2 * _EPSILON) * (pixels.float() / 255) + _EPSILON
-
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of all convolutions but the last, which is computed in float32 as OpenAI's is."""
@@ -60,7 +53,7 @@ class DalleCodebook(nn.Module):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__()
-        _check(tensors)
+        check_dalle_tensors(tensors, dalle_shapes(tensors), "encoder")
         if precision not in _DTYPES:
             raise ValueError(f"precision must be one of {', '.join(_DTYPES)}, got {precision!r}")
         if image_size < 8 or image_size % 8:
@@ -68,7 +61,7 @@ class DalleCodebook(nn.Module):
         if at_most < 1:
             raise ValueError(f"at_most is {at_most}; encode at least one image at once")
         weights = {name: tensor.detach().to(torch.float32) for name, tensor in tensors.items()}
-        self.blocks = _encoder(weights)
+        self.blocks = encoder_blocks(weights, lambda name: Convolution(weights, name))
         self.image_size = image_size
         self.grid = (image_size // 8, image_size // 8)
         self.num_codes = len(tensors["blocks.output.conv.b"])
@@ -152,7 +145,7 @@ class DalleCodebook(nn.Module):
         return torch.cat([self(part).argmax(1).flatten(1) for part in torch.split(pixels, self.at_most)])
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
     """A convolution that keeps the side; its weights are buffers under OpenAI's names."""
 
     w: Tensor
@@ -178,45 +171,17 @@ class _Convolution(nn.Module):
         return self._low
 
 
-class _Block(nn.Module):
-    """A bottleneck of four convolutions beside the identity, or beside a 1 x 1 convolution where the width changes."""
+def check_dalle_tensors(tensors: Mapping[str, Tensor], needed: Mapping[str, tuple[int, ...]], part: str) -> None:
+    """Nothing, if every tensor is one of a dVAE's `part`, and none is missing.
 
-    def __init__(self, weights: Mapping[str, Tensor], name: str, post_gain: float) -> None:
-        super().__init__()
-        wider = f"{name}.id_path.w" in weights
-        self.id_path = _Convolution(weights, f"{name}.id_path") if wider else nn.Identity()
-        self.res_path = nn.Sequential()
-        for i in range(1, 5):
-            self.res_path.add_module(f"relu_{i}", nn.ReLU())
-            self.res_path.add_module(f"conv_{i}", _Convolution(weights, f"{name}.res_path.conv_{i}"))
-        self.post_gain = post_gain
+    Args:
+        tensors: what is there.
+        needed: the names and shapes of the part's.
+        part: encoder or decoder.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.id_path(x) + self.post_gain * self.res_path(x)
-
-
-def _encoder(weights: Mapping[str, Tensor]) -> nn.Sequential:
-    """The whole from its weights, which were checked to be all there."""
-    blocks = sum(name.startswith("blocks.group_1.") and name.endswith(".conv_1.w") for name in weights)
-    encoder = nn.Sequential()
-    encoder.add_module("input", _Convolution(weights, "blocks.input"))
-    for g in range(1, 5):
-        group = nn.Sequential()
-        for k in range(1, blocks + 1):
-            group.add_module(f"block_{k}", _Block(weights, f"blocks.group_{g}.block_{k}", 1 / (4 * blocks) ** 2))
-        if g < 4:
-            group.add_module("pool", nn.MaxPool2d(2))
-        encoder.add_module(f"group_{g}", group)
-    output = nn.Sequential()
-    output.add_module("relu", nn.ReLU())
-    output.add_module("conv", _Convolution(weights, "blocks.output.conv"))
-    encoder.add_module("output", output)
-    return encoder
-
-
-def _check(tensors: Mapping[str, Tensor]) -> None:
-    """Every tensor is one of a dVAE's encoder, and none is missing."""
-    needed = dalle_shapes(tensors)
+    Raises:
+        ValueError: naming all that is wrong, the first ten of it.
+    """
     wrong = [
         *(f"missing {name}" for name in needed if name not in tensors),
         *(f"unexpected {name}" for name in tensors if name not in needed),
@@ -229,4 +194,4 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
     ]
     if wrong:
         told = "; ".join(wrong[:10]) + (f" and {len(wrong) - 10} more" if len(wrong) > 10 else "")
-        raise ValueError(f"no dVAE encoder: {told}; give the weights of one whole encoder")
+        raise ValueError(f"no dVAE {part}: {told}; give the weights of one whole {part}")

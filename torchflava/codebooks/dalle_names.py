@@ -23,6 +23,17 @@ OPENAI_CLASSES = (
 )
 """The classes that stand in OpenAI's `encoder.pkl`."""
 
+OPENAI_DECODER_CLASSES = (
+    "dall_e.decoder.Decoder",
+    "dall_e.decoder.DecoderBlock",
+    "dall_e.utils.Conv2d",
+    "torch.nn.modules.activation.ReLU",
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.linear.Identity",
+    "torch.nn.modules.upsampling.Upsample",
+)
+"""Those of its `decoder.pkl`."""
+
 TRANSFORMERS_PREFIX = "image_codebook."
 """Of the codebook within transformers' `FlavaForPreTraining`."""
 TORCHMULTIMODAL_PREFIX = "image_codebook.encoder."
@@ -118,6 +129,38 @@ def dalle_layout(width: int = 256, blocks: int = 2, num_codes: int = 8192) -> di
             convolutions[f"{name}.res_path.conv_4"] = (wide, inside, 1)
             before = wide
     convolutions["blocks.output.conv"] = (num_codes, before, 1)
+    return _shapes(convolutions)
+
+
+def decoder_layout(
+    width: int = 256, blocks: int = 2, num_codes: int = 8192, *, first_width: int = 128
+) -> dict[str, tuple[int, ...]]:
+    """As `dalle_layout`, of the decoder (openai/DALL-E@5be4b23, `decoder.py`), whose groups are 8W, 4W, 2W and W wide.
+
+    Args:
+        width: W, of the last group of blocks, a multiple of 4.
+        blocks: in each of the four groups.
+        num_codes: K.
+        first_width: of the first convolution, which reads the codes.
+    """
+    convolutions = {"blocks.input": (first_width, num_codes, 1)}
+    before = first_width
+    for g, wide in enumerate((8 * width, 4 * width, 2 * width, width), start=1):
+        for k in range(1, blocks + 1):
+            name, inside = f"blocks.group_{g}.block_{k}", wide // 4
+            if before != wide:
+                convolutions[f"{name}.id_path"] = (wide, before, 1)
+            convolutions[f"{name}.res_path.conv_1"] = (inside, before, 1)
+            convolutions[f"{name}.res_path.conv_2"] = (inside, inside, 3)
+            convolutions[f"{name}.res_path.conv_3"] = (inside, inside, 3)
+            convolutions[f"{name}.res_path.conv_4"] = (wide, inside, 3)
+            before = wide
+    convolutions["blocks.output.conv"] = (6, before, 1)
+    return _shapes(convolutions)
+
+
+def _shapes(convolutions: Mapping[str, tuple[int, int, int]]) -> dict[str, tuple[int, ...]]:
+    """The weights and biases of convolutions: outputs, inputs, side."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (outputs, inputs, side) in convolutions.items():
         shapes |= {f"{name}.w": (outputs, inputs, side, side), f"{name}.b": (outputs,)}

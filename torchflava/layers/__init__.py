@@ -10,7 +10,7 @@ from torchflava.layers.clip import (
     causal_transformer,
 )
 from torchflava.layers.embedding import PatchEmbedding, TokenEmbedding, resize_positions
-from torchflava.layers.init import init_weights
+from torchflava.layers.init import init_by_fan_in, init_weights
 from torchflava.layers.norm import LayerNorm
 from torchflava.layers.rows import take_rows
 from torchflava.layers.transformer import Attention, Block, Mlp, Transformer, transformer
@@ -33,6 +33,7 @@ __all__ = [
     "attention_weights",
     "beit_transformer",
     "causal_transformer",
+    "init_by_fan_in",
     "init_weights",
     "resize_positions",
     "resize_relative",

@@ -37,3 +37,13 @@ def init_weights(*parts: nn.Module | nn.Parameter, width: int = _PAPER_WIDTH) ->
                 nn.init.zeros_(part.weight[part.padding_idx])
         else:
             raise TypeError(f"init_weights: no rule for a {type(part).__name__}; give it leaves or parameters")
+
+
+@torch.no_grad()
+def init_by_fan_in(weight: nn.Parameter, bias: nn.Parameter) -> None:
+    """Draw a convolution's (outputs, inputs, k, k) weight from N(0, 1 / (inputs k²)) in place, and set its bias to zero.
+
+    From torch's global generator, as `init_weights`; so DALL-E's dVAE begins (openai/DALL-E@5be4b23, `utils.py`).
+    """
+    nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    nn.init.zeros_(bias)

@@ -2,6 +2,7 @@
 
 from torchflava.losses.classification import answers_loss, class_loss, score_loss
 from torchflava.losses.contrastive import ContrastiveLoss, contrastive_loss
+from torchflava.losses.dvae import logit_laplace_loss, uniform_kl_loss
 from torchflava.losses.fused import fused_prediction_loss
 from torchflava.losses.loss import Loss
 from torchflava.losses.masked import masked_prediction_loss
@@ -16,9 +17,11 @@ __all__ = [
     "class_loss",
     "contrastive_loss",
     "fused_prediction_loss",
+    "logit_laplace_loss",
     "masked_prediction_loss",
     "matching_loss",
     "mean_losses",
     "score_loss",
+    "uniform_kl_loss",
     "weighted_sum",
 ]

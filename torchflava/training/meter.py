@@ -165,6 +165,11 @@ class Meter:
         if self.folder is not None:
             self._records.write(step, record)
 
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        """(3, H, W) uint8: a picture of `step`, wherever pictures go."""
+        if self.folder is not None:
+            self._records.picture(step, name, image)
+
     def close(self) -> None:
         """Write out what is left."""
         if self.folder is not None:

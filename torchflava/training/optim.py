@@ -96,6 +96,18 @@ def warmup_linear(step: int, *, steps: int, warmup_steps: int, lr: float, final_
     return final_lr + (lr - final_lr) * max(0.0, (steps - step) / (steps - warmup_steps))
 
 
+def half_cosine(step: int, *, steps: int, first: float, last: float) -> float:
+    """From `first` at step 0 to `last` at `steps` along half a cosine, and `last` from there on; without steps, at once.
+
+    Raises:
+        ValueError: for steps below 0.
+    """
+    if steps < 0:
+        raise ValueError(f"steps {steps} must be 0 or more")
+    done = min(1.0, step / steps) if steps else 1.0
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * done))
+
+
 def _warming(step: int, steps: int, warmup_steps: int, *, lr: float) -> float | None:
     """The learning rate of a step of the warm-up; None after it."""
     if not 0 <= warmup_steps < steps:

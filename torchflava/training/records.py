@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -42,6 +43,12 @@ class Records:
         if self._wandb is not None:
             self._wandb.log({"step": step, **record})
 
+    def picture(self, step: int, name: str, image: Tensor) -> None:
+        """(3, H, W) uint8: a picture of `step`, for TensorBoard and Weights & Biases."""
+        self._events.add_image(name, image.numpy(), step)
+        if self._wandb is not None:
+            self._wandb.log({"step": step, name: _wandb_module().Image(image.permute(1, 2, 0).numpy())})
+
     def rewind(self, step: int) -> None:
         """Drop what was written after `step`. Weights & Biases drops nothing: there, such steps have two points."""
         self._events.close()
@@ -65,10 +72,14 @@ def _forget_after(log: Path, step: int, steps: int) -> None:
         part.replace(log)  # at once: a run that is killed here has lost nothing
 
 
+def _wandb_module() -> Any:
+    return importlib.import_module("wandb")
+
+
 def _open_wandb(project: str, folder: Path) -> Any:
     """A run of Weights & Biases by the name of the folder, which goes on where its path had one; with the run's settings."""
     try:
-        wandb: Any = importlib.import_module("wandb")
+        wandb = _wandb_module()
     except ModuleNotFoundError as error:
         raise ValueError(
             f"the records shall go to Weights & Biases' project {project!r}, but its package is not there; "
