@@ -156,7 +156,11 @@ def _complaints_of_kinds(config: Config) -> Iterator[str]:
 
 def _complaints_of_clip(config: Config) -> Iterator[str]:
     if config.architecture == "flava":
+        if config.tokenizer == "bpe":
+            yield "--tokenizer bpe is CLIP's, which has no [MASK] to train with; it is for --architecture clip"
         return
+    if config.tokenizer == "bpe" and not config.vocab and config.vocab_size < 514:
+        yield f"--vocab-size {config.vocab_size} is too small for --tokenizer bpe, whose bytes alone need 514"
     if others := [name for name, weight in asdict(config.weights).items() if weight and name != "contrastive"]:
         yield f"--architecture clip learns by the contrastive loss alone; set --weights.{others[0].replace('_', '-')} to 0"
     if config.image_encoder != "vit":

@@ -25,9 +25,11 @@ from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, anywhere
 from torchflava.data.scenes import SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs
 from torchflava.transforms.augment import Augment, OnWhite, Relight
+from torchflava.transforms.bpe import BytePair
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import CorruptSample, TrainViews, decoded
 from torchflava.transforms.masking import block_mask, mask_whole_words
+from torchflava.transforms.tokenizer import TextTokenizer, load_tokenizer, save_tokenizer
 from torchflava.transforms.warp import Warp
 from torchflava.transforms.wordpiece import WordPiece
 
@@ -51,7 +53,7 @@ class Corpus(NamedTuple):
     """The samples of a run and what was learnt from them before training."""
 
     sources: Sources
-    tokenizer: WordPiece | None
+    tokenizer: TextTokenizer | None
     """None where there are no texts, and no vocabulary is given."""
     codebook: PatchCodebook | DalleCodebook | None
     """None where no loss asks for codes."""
@@ -102,8 +104,9 @@ def open_corpus(config: Config) -> Corpus:
     sources = {"scenes": scenes, "emoji": emoji, "own": own}[config.corpus](config)
     if config.resume:
         kept = Path(config.resume)
-        unread = sources.pairs is None and sources.texts is None and not (kept / "vocab.txt").exists()
-        tokenizer = None if unread else WordPiece.from_file(kept / "vocab.txt")
+        words = vocabulary_in(kept)
+        unread = sources.pairs is None and sources.texts is None and not words.exists()
+        tokenizer = None if unread else load_tokenizer(words)
         codebook = load_codebook(kept / "codebook.safetensors") if needs_codes(config) else None
     else:
         tokenizer = _tokenizer(config, sources)
@@ -132,12 +135,29 @@ def _own_of(config: Config, kind: str) -> Own:
     return replace(config.own, codes="cached" if began_with else "online")
 
 
-def _tokenizer(config: Config, sources: Sources) -> WordPiece | None:
+def vocabulary_in(folder: Path) -> Path:
+    """The file of the vocabulary in a run's folder, whether or not it is there."""
+    whole = folder / "tokenizer.json"
+    return whole if whole.exists() else folder / "vocab.txt"
+
+
+def _tokenizer(config: Config, sources: Sources) -> TextTokenizer | None:
     """The vocabulary that `--vocab` names, or one learnt from the captions and texts; none where there are only images."""
     if config.vocab:
-        return WordPiece.from_file(config.vocab)
+        tokenizer = load_tokenizer(config.vocab)
+        if isinstance(tokenizer, BytePair) and config.architecture != "clip":
+            raise ValueError(
+                f"--vocab {config.vocab} is CLIP's kind, which has no [MASK] to train with; it is for --architecture clip"
+            )
+        if config.tokenizer == "bpe" and not isinstance(tokenizer, BytePair):
+            raise ValueError(
+                f"--vocab {config.vocab} is WordPiece, and --tokenizer bpe asks for another kind; leave one out"
+            )
+        return tokenizer
     if sources.pairs is None and sources.texts is None:
         return None
+    if config.tokenizer == "bpe":
+        return BytePair.train(_captions(config, sources), config.vocab_size)
     return WordPiece.train(_captions(config, sources), config.vocab_size)
 
 
@@ -170,7 +190,7 @@ def name_and_keywords(caption: str, rng: Generator) -> str:
 def save_corpus(corpus: Corpus, folder: Path) -> None:
     """Keep what was learnt before training, for resuming and for whoever uses the model."""
     if corpus.tokenizer is not None:
-        corpus.tokenizer.save(folder / "vocab.txt")
+        save_tokenizer(corpus.tokenizer, folder)
     if corpus.codebook is not None:
         corpus.codebook.save(folder / "codebook.safetensors")
 
@@ -202,8 +222,10 @@ def kinds(corpus: Corpus, config: Config) -> dict[str, Kind]:
     return {name: kind for name, kind in all_kinds.items() if kind.share}
 
 
-def mask_words(tokenizer: WordPiece, tokens: Tokens, rng: Generator, rate: float) -> tuple[list[int], list[int]]:
-    """Whole-word masking with a tokenizer's own ids."""
+def mask_words(tokenizer: TextTokenizer, tokens: Tokens, rng: Generator, rate: float) -> tuple[list[int], list[int]]:
+    """Whole-word masking with a tokenizer's own ids; CLIP's has no [MASK], and nothing of its texts is masked."""
+    if isinstance(tokenizer, BytePair):
+        return tokens.ids, []
     return mask_whole_words(
         tokens.ids,
         rng,

@@ -169,6 +169,7 @@ def _keep_models(asked: EmojiScorecard) -> None:
 
     from torchflava.models import save_pretrained
     from torchflava.training import initialise
+    from torchflava.transforms import save_tokenizer
 
     subject = Subject(asked.model)
     model, tokenizer = loaded_model(subject), tokenizer_of(subject)
@@ -180,7 +181,7 @@ def _keep_models(asked: EmojiScorecard) -> None:
         if which == _DRAWN:
             initialise(model, seed=0)
         save_pretrained(model, folder)
-        tokenizer.save(folder / "vocab.txt")
+        save_tokenizer(tokenizer, folder)
 
 
 def _settings(asked: EmojiScorecard) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +24,13 @@ from torch import Tensor
 
 from torchflava.files import save_tensors
 from torchflava.models import Clip, Flava, from_pretrained, metadata_of
+from torchflava.models.hub import find_or_fetch
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import EvalView, normalise
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms.tokenizer import VOCABULARIES, TextTokenizer, load_tokenizer
 
 _MAX_LENGTH = 77  # tokens of a text, as the paper's
-_VOCABULARIES = ("tokenizer.json", "vocab.txt")
 
 
 class Evaluated(NamedTuple):
@@ -58,11 +59,13 @@ def open_evaluated(subject: Subject, device: torch.device) -> Evaluated:
     """
     if subject.is_code:
         return _by_code(subject.model, device)
+    if not Path(subject.model).exists():
+        subject = replace(subject, model=str(find_or_fetch(subject.model)))
     return of_model(loaded_model(subject), device, tokenizer=tokenizer_of(subject), subject=subject)
 
 
 def of_model(
-    model: torch.nn.Module, device: torch.device, *, tokenizer: WordPiece | None, subject: Subject
+    model: torch.nn.Module, device: torch.device, *, tokenizer: TextTokenizer | None, subject: Subject
 ) -> Evaluated:
     """A model of this project's as evaluations see it.
 
@@ -116,7 +119,7 @@ class _Own:
 class _Texts:
     """Texts to padded ids for a text encoder."""
 
-    def __init__(self, tokenizer: WordPiece, encoder: Any, device: torch.device, *, subject: Subject) -> None:
+    def __init__(self, tokenizer: TextTokenizer, encoder: Any, device: torch.device, *, subject: Subject) -> None:
         if tokenizer.vocab_size > encoder.vocab_size:
             raise ValueError(
                 f"the vocabulary has {tokenizer.vocab_size} tokens and the model knows {encoder.vocab_size}; give the one that "
@@ -161,7 +164,7 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
     if kind_of(folder) == "fine-tuning" and not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} has no model.safetensors yet; let the fine-tuning run to its end")
     if kind_of(folder) != "pretraining" or (folder / "model.safetensors").is_file():
-        return from_pretrained(subject.model, image_size=size)
+        return whole_model(from_pretrained(subject.model, image_size=size), subject.model)
     config = read_config(folder / "config.json")
     where = where_checkpoints_lie(config, folder)
     checkpoint = best_checkpoint(where) or last_checkpoint(where)
@@ -172,21 +175,36 @@ def loaded_model(subject: Subject) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as made:  # so that it is read as any other file is
         file = Path(made) / "model.safetensors"
         save_tensors(file, full_weights(model), metadata_of(model))
-        return from_pretrained(file, image_size=size)
+        return whole_model(from_pretrained(file, image_size=size), subject.model)
 
 
-def tokenizer_of(subject: Subject) -> WordPiece | None:
+def whole_model(model: Any, named: str) -> torch.nn.Module:
+    """The model, if it is a FLAVA or a CLIP.
+
+    Raises:
+        ValueError: for an encoder or a codebook by itself.
+    """
+    if not isinstance(model, Flava | Clip) and not hasattr(model, "flava"):
+        kind = type(model).__name__
+        raise ValueError(
+            f"{named} holds one part by itself, {kind}; a whole FLAVA or CLIP is due; a run begins with an encoder's "
+            "weights by pretrain.py's --init-image or --init-text"
+        )
+    return model
+
+
+def tokenizer_of(subject: Subject) -> TextTokenizer | None:
     """The vocabulary that is named, or lies in the model's folder."""
     return tokenizer_beside(subject.model, subject.vocab)
 
 
-def tokenizer_beside(model: str, vocab: str) -> WordPiece | None:
+def tokenizer_beside(model: str, vocab: str) -> TextTokenizer | None:
     """The vocabulary at `vocab`, or without one what lies in the folder of a model's weights."""
     own = Path(model)
     folder = own if own.is_dir() else own.parent
-    if not vocab and not any((folder / name).is_file() for name in _VOCABULARIES):
+    if not vocab and not any((folder / name).is_file() for name in VOCABULARIES):
         return None
-    return WordPiece.from_file(vocab or folder)
+    return load_tokenizer(vocab or folder)
 
 
 def length_of_run(subject: Subject) -> int:

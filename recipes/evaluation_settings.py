@@ -32,8 +32,9 @@ class Subject:
     """The model that is evaluated, and how it is fed."""
 
     model: str
-    """A run's folder, a file or folder of weights that torchflava.models.from_pretrained reads, or module:function of your own,
-    which takes a device and returns an Evaluated (docs/tasks.md)."""
+    """A run's folder, a file or folder of weights that torchflava.models.from_pretrained reads, or a model's name on the Hugging
+    Face Hub, such as facebook/flava-full; or module:function of your own, which takes a device and returns an Evaluated
+    (docs/tasks.md)."""
     vocab: str = ""
     """A vocabulary, vocab.txt or tokenizer.json; by default the one in the model's folder."""
     image_size: int = 0
@@ -173,6 +174,12 @@ def _or_exit(config: Config, complaints: Sequence[str], recipe: str) -> Config:
     return config
 
 
+def _may_be_on_the_hub(name: str) -> bool:
+    from torchflava.models.hub import is_hub_name  # it imports torch
+
+    return is_hub_name(name)
+
+
 def _of_subject(subject: Subject, *, places: bool) -> Iterator[str]:
     for name in ("batch_size", "threads"):
         if getattr(subject, name) < 1:
@@ -187,7 +194,7 @@ def _of_subject(subject: Subject, *, places: bool) -> Iterator[str]:
         for flag, value in given.items():
             if value:
                 yield f"{flag} is for models that this project builds; {subject.model} decides it itself, leave it out"
-    elif places and not Path(subject.model).exists():
+    elif places and not Path(subject.model).exists() and not _may_be_on_the_hub(subject.model):
         yield f"--model {subject.model} is neither a file or folder that is there nor module:function"
     if places and subject.vocab and not Path(subject.vocab).exists():
         yield f"--vocab {subject.vocab} is not there"

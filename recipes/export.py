@@ -15,17 +15,18 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from corpora import vocabulary_in
 from kept import fetch_kept, where_checkpoints_lie
 from own import Own
 from presets import Config, Shares, Weights, needs_codes
-from start import build
+from start import build, end_of
 
 from torchflava.codebooks import load_codebook
 from torchflava.files import save_tensors
 from torchflava.models import FlavaForPreTraining, metadata_of
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint, read_state, session
 from torchflava.training.places import STEP
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms import load_tokenizer
 
 _PARTS = {"own": Own, "shares": Shares, "weights": Weights}
 
@@ -98,11 +99,12 @@ def read_config(file: Path) -> Config:
 
 def model_of(config: Config, folder: Path) -> FlavaForPreTraining:
     """A run's model without memory; how many words and codes it knows is read off what lies in the run's folder."""
-    vocab, codebook = folder / "vocab.txt", folder / "codebook.safetensors"
-    vocab_size = WordPiece.from_file(vocab).vocab_size if vocab.exists() else config.vocab_size
+    vocab, codebook = vocabulary_in(folder), folder / "codebook.safetensors"
+    tokenizer = load_tokenizer(vocab) if vocab.exists() else None
+    vocab_size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
     num_codes = load_codebook(codebook).num_codes if needs_codes(config) else config.num_codes
     with torch.device("meta"):
-        return build(config, vocab_size, num_codes)
+        return build(config, vocab_size, num_codes, end_id=end_of(tokenizer))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ FILES = (
     "config.json",
     "data.json",
     "vocab.txt",
+    "tokenizer.json",
     "codebook.safetensors",
     "log.jsonl",
     "spikes.jsonl",

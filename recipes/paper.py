@@ -75,8 +75,9 @@ def flava_c() -> Config:
 
 
 def clip() -> Config:
-    """CLIP's ViT-B/16 on PMD (table 4's baseline), trained as FLAVA_C is: only the model differs."""
-    return replace(flava_c(), preset="clip", architecture="clip")
+    """CLIP's ViT-B/16 on PMD (table 4's baseline), trained as FLAVA_C is: only the model and its vocabulary differ."""
+    vocab = "weights/bpe_simple_vocab_16e6.txt.gz"
+    return replace(flava_c(), preset="clip", architecture="clip", vocab=vocab, tokenizer="bpe", vocab_size=49408)
 
 
 def clip_flava_arch() -> Config:

@@ -18,7 +18,7 @@ from torchflava.codebooks.dalle_names import dalle_layout
 from torchflava.models import States, count_states, count_table, step_flops
 from torchflava.training import Budget, fsdp_budget, recompute
 from torchflava.transforms.collate import TEXT_BUCKET
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms.tokenizer import load_tokenizer
 
 
 class Machines(NamedTuple):
@@ -75,7 +75,7 @@ class Planner:
     def __init__(self, config: Config, machines: Machines) -> None:
         codebook = load_codebook(config.codebook) if _is_there(config.codebook) and needs_codes(config) else None
         num_codes = config.num_codes if codebook is None else codebook.num_codes
-        words = WordPiece.from_file(config.vocab).vocab_size if _is_there(config.vocab) else config.vocab_size
+        words = load_tokenizer(config.vocab).vocab_size if _is_there(config.vocab) else config.vocab_size
         with torch.device("meta"):
             self.model = build(config, words, num_codes)
             only = replace(Weights(0, 0, 0, 0, 0, 0), contrastive=config.weights.contrastive)

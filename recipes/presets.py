@@ -44,7 +44,9 @@ class Config:
     """The folder that recipes/data/emoji.py wrote; the others need none."""
     own: Annotated[Own, tyro.conf.arg(name="")] = field(default_factory=Own)
     vocab: str = ""
-    """A WordPiece vocabulary, such as BERT's vocab.txt; without one it is learnt from the captions."""
+    """A vocabulary: WordPiece such as BERT's vocab.txt or, for CLIP, its byte-level BPE; without one it is learnt."""
+    tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"
+    """Of which kind is the vocabulary that is learnt from the captions: BERT's, or CLIP's, which goes with CLIP alone."""
     codebook: str = ""
     """A codebook: a run's codebook.safetensors, or the weights of DALL-E's dVAE; without one it is fitted to the images."""
     architecture: Literal["flava", "clip"] = "flava"
@@ -62,7 +64,7 @@ class Config:
     patch_size: int = 12
     """Side of a patch, in pixels."""
     vocab_size: int = 512
-    """Of the WordPiece vocabulary that is learnt from the captions."""
+    """Of the vocabulary that is learnt from the captions."""
     max_length: int = 32
     """Of a caption, in tokens; what is longer is cut."""
     text_length: int = 0

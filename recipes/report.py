@@ -23,7 +23,7 @@ def report(config: Config, readings: Sequence[Reading], shown: Sequence[Any], fo
     measured = {r.name: {"value": r.value, "chance": r.chance} for r in readings}
     (folder / "result.json").write_text(json.dumps({"readings": measured, "config": shaping(config)}, indent=1))
     picture(readings, shown, folder)
-    files = ("picture.png", "model.safetensors", "vocab.txt", "codebook.safetensors", "log.jsonl")
+    files = ("picture.png", "model.safetensors", "vocab.txt", "tokenizer.json", "codebook.safetensors", "log.jsonl")
     there = ", ".join(name for name in files if (folder / name).exists())
     elsewhere = f"; in {config.checkpoints}: " if config.checkpoints else ", "
     print(f"\n{text}\n\nIn {folder}: {there}{elsewhere}checkpoints.", flush=True)

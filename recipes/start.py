@@ -17,7 +17,7 @@ from presets import Config, as_json, shaping
 from torch import Tensor
 
 from torchflava.data.mixture import Mixture
-from torchflava.encoders import ImageEncoder, beit_image_encoder
+from torchflava.encoders import ImageEncoder, beit_image_encoder, clip_text_encoder
 from torchflava.files import save_tensors
 from torchflava.models import (
     CLIP_TEXTS,
@@ -50,6 +50,7 @@ from torchflava.training import (
     shard,
     together,
 )
+from torchflava.transforms import BytePair, TextTokenizer
 
 
 class Started(NamedTuple):
@@ -115,7 +116,7 @@ def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
     with torch.device("meta"):
         num_codes = config.num_codes if corpus.codebook is None else corpus.codebook.num_codes
         vocab_size = config.vocab_size if corpus.tokenizer is None else corpus.tokenizer.vocab_size
-        model = build(config, vocab_size, num_codes)
+        model = build(config, vocab_size, num_codes, end_id=end_of(corpus.tokenizer))
     if config.recompute:
         recompute(model.units())
     if config.compiled:
@@ -128,12 +129,19 @@ def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
     return model
 
 
-def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTraining:
-    """The model that `config` describes; a loss of weight 0 has no head."""
+def build(config: Config, vocab_size: int, num_codes: int, *, end_id: int | None = None) -> FlavaForPreTraining:
+    """The model that `config` describes; a loss of weight 0 has no head.
+
+    Args:
+        config: of the run.
+        vocab_size: of its vocabulary.
+        num_codes: of its codebook.
+        end_id: the id that ends CLIP's texts, if its vocabulary has no padding.
+    """
     if config.model not in SIZES:
         raise SystemExit(f"no model is called {config.model!r}; there are {', '.join(SIZES)}")
     if config.architecture == "clip":
-        return clip_for_pretraining(_clip(config, vocab_size), gradients=config.gradients)
+        return clip_for_pretraining(_clip(config, vocab_size, end_id), gradients=config.gradients)
     if config.image_encoder == "beit":
         flava = flava_model(config.model, image=_beit(config), vocab_size=vocab_size)
     else:
@@ -147,11 +155,18 @@ def build(config: Config, vocab_size: int, num_codes: int) -> FlavaForPreTrainin
     return model
 
 
-def _clip(config: Config, vocab_size: int) -> Clip:
+def end_of(tokenizer: TextTokenizer | None) -> int | None:
+    """The id by which CLIP finds a text's end, where its padding is a token too."""
+    return tokenizer.end_id if isinstance(tokenizer, BytePair) else None
+
+
+def _clip(config: Config, vocab_size: int, end_id: int | None) -> Clip:
     if config.model not in CLIP_TEXTS:
         raise SystemExit(f"no CLIP is of size {config.model!r}; there are {', '.join(CLIP_TEXTS)}")
     side = {"image_size": config.image_size, "patch_size": config.patch_size}
-    return clip_model(config.model, **side, vocab_size=vocab_size, max_length=config.max_length)
+    sizes = CLIP_TEXTS[config.model]._asdict()
+    text = clip_text_encoder(**sizes, vocab_size=vocab_size, max_length=config.max_length, end_id=end_id)
+    return clip_model(config.model, **side, text=text)
 
 
 def _beit(config: Config) -> ImageEncoder:

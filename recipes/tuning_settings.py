@@ -22,7 +22,8 @@ class Tuning:
     task: str = "sst2"
     """cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, vqav2, snli_ve, hateful_memes, rendered_sst2; or own, with --train, --dev."""
     model: str = ""
-    """What is fine-tuned: a pretraining run's folder, or a folder or file of weights that `from_pretrained` reads."""
+    """What is fine-tuned: a pretraining run's folder, a folder or file of weights that `from_pretrained` reads, or a model's
+    name on the Hugging Face Hub."""
     vocab: str = ""
     """Its vocabulary, a vocab.txt or tokenizer.json; without one, what lies in the model's folder."""
     data: str = "data"

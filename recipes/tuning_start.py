@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from evaluated import tokenizer_beside
+from evaluated import tokenizer_beside, whole_model
 from evaluation_settings import kind_of
 from folders import check_space, find_folder
 from kept import check_place, fetch_kept
@@ -23,6 +23,7 @@ from torchflava.models import (
     freeze,
     from_pretrained,
 )
+from torchflava.models.hub import find_or_fetch
 from torchflava.models.tuning import Classification
 from torchflava.tasks import tuning_task
 from torchflava.tasks.examples import TuningTask
@@ -40,7 +41,7 @@ from torchflava.training import (
     shard,
     together,
 )
-from torchflava.transforms import WordPiece
+from torchflava.transforms import TextTokenizer, save_tokenizer
 
 
 class Started(NamedTuple):
@@ -131,14 +132,15 @@ def told_of(config: Tuning, task: TuningTask) -> dict[str, Any]:
     return shaping(config) | {"pretrained": name_of(Path(config.model))} | learnt
 
 
-def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece | None]:
+def build(config: Tuning, task: TuningTask) -> tuple[Classification, TextTokenizer | None]:
     """The pretrained encoders with a new head, on the CPU, and their vocabulary.
 
     Raises:
         ValueError: for weights or a vocabulary that do not fit what is asked for.
         FileNotFoundError: if there are no weights.
     """
-    path = Path(config.model)
+    path = find_or_fetch(config.model)
+    config = replace(config, model=str(path))
     if path.is_dir() and [*path.glob("step-*")] and not (path / "model.safetensors").exists():
         how = (
             "let it run to its end"
@@ -146,7 +148,7 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece |
             else f"write them by: python recipes/export.py {path}"
         )
         raise ValueError(f"{path} has checkpoints and no weights yet; {how}")
-    whole = from_pretrained(path)
+    whole: Any = whole_model(from_pretrained(path), str(path))
     flava = whole if isinstance(whole, Flava | Clip) else whole.flava
     tokenizer = None if task.reads == "image" else _tokenizer(config, flava)
     if task.reads != "text" and config.image_size:
@@ -162,7 +164,7 @@ def build(config: Tuning, task: TuningTask) -> tuple[Classification, WordPiece |
     return model.train(), tokenizer
 
 
-def _tokenizer(config: Tuning, flava: Flava | Clip) -> WordPiece:
+def _tokenizer(config: Tuning, flava: Flava | Clip) -> TextTokenizer:
     path = Path(config.model)
     tokenizer = tokenizer_beside(config.model, config.vocab)
     if tokenizer is None:
@@ -177,7 +179,7 @@ def _tokenizer(config: Tuning, flava: Flava | Clip) -> WordPiece:
     return tokenizer
 
 
-def _feed(config: Tuning, task: TuningTask, model: Classification, tokenizer: WordPiece | None) -> Feed:
+def _feed(config: Tuning, task: TuningTask, model: Classification, tokenizer: TextTokenizer | None) -> Feed:
     longest = int(getattr(model.flava.text_encoder, "max_length", config.max_length or 512))
     if config.max_length > longest:
         raise ValueError(f"--max-length {config.max_length} is more than the {longest} tokens that the model takes")
@@ -185,13 +187,10 @@ def _feed(config: Tuning, task: TuningTask, model: Classification, tokenizer: Wo
     return Feed(task, tokenizer, max_length=config.max_length or longest, image_size=side, crop=config.crop)
 
 
-def _open_folder(folder: Path, config: Tuning, task: TuningTask, tokenizer: WordPiece | None) -> None:
+def _open_folder(folder: Path, config: Tuning, task: TuningTask, tokenizer: TextTokenizer | None) -> None:
     """Keep what whoever uses the model needs: settings, vocabulary, and what its outputs are called."""
     (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
     told = {"task": task.name, "reads": task.reads, "kind": task.kind, "classes": task.classes}
     (folder / "data.json").write_text(json.dumps(told | told_of(config, task), indent=1))
     if tokenizer is not None:
-        try:
-            tokenizer.save(folder / "vocab.txt")
-        except ValueError:  # it keeps capitals, or has tokens of its own, which only this says
-            tokenizer.save(folder / "tokenizer.json")
+        save_tokenizer(tokenizer, folder)

@@ -17,8 +17,9 @@ def twin(config: Config) -> Config:
     """
     return replace(
         config, twin=True, corpus="scenes", own=Own(), vocab="", codebook="", init_image="", init_text="",
-        model="tiny", image_size=32, patch_size=8, code_size=32, num_codes=32, vocab_size=300, max_length=32, text_length=0,
+        model="tiny", image_size=32, patch_size=8, code_size=32, num_codes=32, max_length=32, text_length=0,
         steps=_STEPS, batch_size=16, warmup_steps=_STEPS * config.warmup_steps // config.steps,
+        vocab_size=600 if config.tokenizer == "bpe" else 300,
         log_every=1, save_every=_STEPS, measure_every=0, micro_batch=0, threads=1,
         precision="fp32",
     )  # fmt: skip

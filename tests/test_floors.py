@@ -12,9 +12,9 @@ FLOORS = {
     **dict.fromkeys(("batch", "distributed", "files", "stores"), 0),
     **dict.fromkeys(("layers", "losses", "transforms", "training"), 1),
     **dict.fromkeys(("data", "encoders", "codebooks", "heads", "evaluation"), 2),
-    **dict.fromkeys(("models", "tasks", "convert"), 3),
+    **dict.fromkeys(("models", "tasks"), 3),
 }
-ONE_ROOM = {"pickled": "files", "streams": "files"}
+ONE_ROOM = {"pickled": "files", "streams": "files", "zipped": "files", "convert": "models", "export": "models"}
 """Files of one room that stand beside each other instead of in a folder."""
 APART = "launch"
 FRONT_DOOR = "__init__"

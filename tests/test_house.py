@@ -43,7 +43,11 @@ GLOBAL_GENERATOR = {
     "torchflava/training/run.py:session": "seeds all generators once, for a user's own part",
 }
 """Functions that may touch a global generator, and why."""
-PRINTS: set[str] = {"torchflava/training/meter.py:Meter._speak"}
+PRINTS: set[str] = {
+    "torchflava/training/meter.py:Meter._speak",
+    "torchflava/convert.py:main",
+    "torchflava/export.py:main",
+}
 """Functions that print."""
 VAGUE = re.compile(r"(^|_)(utils?|helpers?|managers?|info|tmp|misc|common)(_|$)")
 """Words that say nothing (style 10)."""

@@ -60,6 +60,12 @@ def pretraining(seed: int = 0, *, parts: dict[str, nn.Module] | None = None, **o
     return stirred(model)
 
 
+def one_width(seed: int = 0, **options: Any) -> FlavaForPreTraining:
+    """As `pretraining`, with three encoders of width 24, as other libraries' heads ask for."""
+    makers = {"image": image_encoder, "text": text_encoder, "fusion": fusion_encoder}
+    return pretraining(seed, parts={name: make(width=24) for name, make in makers.items()}, **options)
+
+
 def clip(seed: int = 0, **text: Any) -> Clip:
     """CLIP's two encoders, of the widths of `flava`'s; options of the text encoder."""
     torch.manual_seed(seed)

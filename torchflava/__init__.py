@@ -35,12 +35,20 @@ if TYPE_CHECKING:
     from torchflava.models import FlavaForPreTraining as FlavaForPreTraining
     from torchflava.models import clip_for_pretraining as clip_for_pretraining
     from torchflava.models import clip_model as clip_model
+    from torchflava.models import clip_to_open_clip as clip_to_open_clip
+    from torchflava.models import clip_to_transformers as clip_to_transformers
     from torchflava.models import flava_for_classification as flava_for_classification
     from torchflava.models import flava_for_pretraining as flava_for_pretraining
     from torchflava.models import flava_model as flava_model
     from torchflava.models import from_pretrained as from_pretrained
+    from torchflava.models import push_to_hub as push_to_hub
+    from torchflava.models import save_pretrained as save_pretrained
+    from torchflava.models import to_torchmultimodal as to_torchmultimodal
+    from torchflava.models import to_transformers as to_transformers
+    from torchflava.transforms import BytePair as BytePair
     from torchflava.transforms import WordPiece as WordPiece
     from torchflava.transforms import block_mask as block_mask
+    from torchflava.transforms import load_tokenizer as load_tokenizer
     from torchflava.transforms import mask_tokens as mask_tokens
     from torchflava.transforms import mask_whole_words as mask_whole_words
 
@@ -65,12 +73,18 @@ _HOMES = {
         "FlavaForPreTraining",
         "clip_for_pretraining",
         "clip_model",
+        "clip_to_open_clip",
+        "clip_to_transformers",
         "flava_for_classification",
         "flava_for_pretraining",
         "flava_model",
         "from_pretrained",
+        "push_to_hub",
+        "save_pretrained",
+        "to_torchmultimodal",
+        "to_transformers",
     ),
-    "transforms": ("WordPiece", "block_mask", "mask_tokens", "mask_whole_words"),
+    "transforms": ("BytePair", "WordPiece", "block_mask", "load_tokenizer", "mask_tokens", "mask_whole_words"),
 }
 _HOME = {name: room for room, names in _HOMES.items() for name in names}
 

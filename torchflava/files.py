@@ -22,16 +22,16 @@ from torch import Tensor
 
 from torchflava import pickled
 from torchflava.pickled import Stored, View
+from torchflava.zipped import check_zip, entries_of
 
 T = TypeVar("T")
 Kind = Literal["safetensors", "zip", "legacy", "index"]
 
-_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number that opens torch's older files, as a pickle, after the few bytes of its protocol."""
-_IN_A_FOLDER = tuple(a + b for a in ("model.safetensors", "pytorch_model.bin") for b in ("", ".index.json"))
-_MOST_PICKLE = 64 * 2**20  # bytes; the pickle of a model only describes, 20 MB for a million tensors
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # opens torch's older files, as a pickle, after its protocol
+_STEMS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_IN_A_FOLDER = tuple(a + b for a in _STEMS for b in ("", ".index.json"))
 _STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError)
-"""What else a zip, or the list of records in torch's older files, raises where it is damaged."""
+"""What else a zip, or torch's older files, raises where it is damaged."""
 _TO_SAFETENSORS = (
     "if you trust the file, convert it where its own package is installed: "
     "safetensors.torch.save_file(dict(torch.load(path, weights_only=False).state_dict()), 'weights.safetensors')"
@@ -58,6 +58,8 @@ def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> di
     if kind == "safetensors":
         return _safetensors(path)
     try:
+        if kind == "zip":
+            check_zip(path)  # for torch unpacks whatever there is
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise _of_damage(error, path) from error
@@ -69,7 +71,8 @@ def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> di
             ) from error
         raise ValueError(f"{path} is damaged or is no file of tensors; fetch it again") from error
     except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over
-        raise ValueError(f"{path} is damaged ({type(error).__name__}); fetch it again") from error
+        why = error if isinstance(error, pickled.UnreadableError) else type(error).__name__
+        raise ValueError(f"{path} is damaged ({why}); fetch it again") from error
     return _one_state(loaded, lambda value: _state(value, Tensor), path, part)
 
 
@@ -137,10 +140,9 @@ def save_tensors(
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         copy = tensor.detach().to("cpu").contiguous()
-        memory = copy.untyped_storage().data_ptr()
-        if memory in seen:
+        if copy.untyped_storage().data_ptr() in seen:
             copy = copy.clone()
-        seen.add(memory)
+        seen.add(copy.untyped_storage().data_ptr())
         whole[name] = copy
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -193,6 +195,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _sharded(path: Path) -> dict[str, Tensor]:
+    if path.stat().st_size > 64 * 2**20:  # bytes; 100 a tensor
+        raise ValueError(f"{path} is no index of shards, which is never so large; name the weights' own file")
     try:
         shards: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
         names = sorted(set(shards.values()))
@@ -215,14 +219,10 @@ def _sharded(path: Path) -> dict[str, Tensor]:
 
 def _from_zip(file: BinaryIO, allow: Collection[str]) -> tuple[Any, Callable[[Stored], bytes]]:
     """torch.save's files: a zip, uncompressed, of `data.pkl` and `data/KEY`, under a folder of any name."""
-    archive = zipfile.ZipFile(file)
-    entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-    info = entries["data.pkl"]
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()) or info.file_size > _MOST_PICKLE:
-        raise pickled.UnreadableError("it is compressed, or its pickle is too large, as torch.save writes none")
+    archive, entries = entries_of(file)
     if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
         raise pickled.UnreadableError("its bytes are in big-endian order; convert it where it was written")
-    root = pickled.parse(archive.read(info), allow).root
+    root = pickled.parse(archive.read(entries["data.pkl"]), allow).root
     return root, lambda stored: archive.read(entries[f"data/{stored.key}"])
 
 

@@ -11,7 +11,7 @@ from torchflava.data.mixture import Kind
 from torchflava.data.order import key, keyed_rng
 from torchflava.data.rows import PairRows, TextRows
 from torchflava.transforms.image import CorruptSample, decoded
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms.tokenizer import TextTokenizer
 
 _LOOKED_AT = 10_000  # characters of a text in which words are counted
 _SHOWN = 200  # characters of a caption
@@ -67,7 +67,7 @@ class Measures:
         return sum(n > (self.max_length or _LONGEST) for n in self.tokens)
 
 
-def measure(kind: Kind, tokenizer: WordPiece | None, num: int, *, seed: int) -> Measures:
+def measure(kind: Kind, tokenizer: TextTokenizer | None, num: int, *, seed: int) -> Measures:
     """Look at `num` samples of a kind, or at all if there are fewer.
 
     Args:

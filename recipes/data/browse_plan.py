@@ -27,6 +27,7 @@ from torchflava.data.sorting import DEFAULT
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import CorruptSample, TrainViews
 from torchflava.transforms.masking import block_mask
+from torchflava.transforms.tokenizer import TextTokenizer, load_tokenizer
 from torchflava.transforms.wordpiece import WordPiece
 
 _GRID, _NUM_MASKED = (14, 14), 75
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
     named: str
     """How to name it on a command line."""
     mixture: Mixture
-    tokenizer: WordPiece | None
+    tokenizer: TextTokenizer | None
     """None where there are no texts."""
     codebook: Any
     """None for shards alone."""
@@ -124,7 +125,7 @@ def plan_of_paths(words: Sequence[str], vocab: Path | None, *, num: int, measure
     Raises:
         ValueError: if nothing is found or can be read, or the vocabulary cannot be.
     """
-    tokenizer = None if vocab is None else WordPiece.from_file(vocab)
+    tokenizer = None if vocab is None else load_tokenizer(vocab)
     files = expand(words)
     damaged: list[str] = []
     sources: dict[str, Any] = {}
@@ -173,7 +174,7 @@ def _learnt(texts: list[str]) -> WordPiece:
         return WordPiece.train(["a"], 7)
 
 
-def _kind(source: Any, tokenizer: WordPiece | None, share: float) -> Kind:
+def _kind(source: Any, tokenizer: TextTokenizer | None, share: float) -> Kind:
     """Samples as the paper would train on them, texts with their own images only."""
     images = ImageRows(TrainViews(_IMAGE_SIZE, _CODE_SIZE), partial(block_mask, _GRID, num_masked=_NUM_MASKED))
     if isinstance(source, ShardImages) or tokenizer is None:

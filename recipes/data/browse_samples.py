@@ -17,8 +17,8 @@ from browse_sources import key_of, text_in, uncoded
 from torchflava.batch import IGNORE, RawImageBatch, RawPairBatch, RawTextBatch
 from torchflava.data.mixture import Kind, Mixture
 from torchflava.transforms.image import CorruptSample, decoded
+from torchflava.transforms.tokenizer import TextTokenizer
 from torchflava.transforms.vocabulary import MASK
-from torchflava.transforms.wordpiece import WordPiece
 
 _CHARACTERS = 600  # of a caption that are shown
 _META = 2_000  # characters of a .json that are shown
@@ -147,7 +147,7 @@ def _views(raw: Any, codebook: Any) -> Iterator[View]:
         yield View("codes, a colour each", code_map(codes[0], side), "", 0)
 
 
-def words_of(raw: RawTextBatch | RawPairBatch, tokenizer: WordPiece) -> Iterator[Word]:
+def words_of(raw: RawTextBatch | RawPairBatch, tokenizer: TextTokenizer) -> Iterator[Word]:
     """The words of the first masked text in a batch of texts or pairs, special tokens at its ends left out."""
     if isinstance(raw, RawPairBatch):
         raw = RawTextBatch(raw.masked_ids, raw.masked_keep, raw.token_positions, raw.token_labels)
@@ -167,7 +167,7 @@ def words_of(raw: RawTextBatch | RawPairBatch, tokenizer: WordPiece) -> Iterator
         yield _word(word, seen, asked, tokenizer)
 
 
-def _word(places: list[int], seen: list[int], asked: dict[int, int], tokenizer: WordPiece) -> Word:
+def _word(places: list[int], seen: list[int], asked: dict[int, int], tokenizer: TextTokenizer) -> Word:
     true = [tokenizer.tokens[asked.get(at, seen[at])] for at in places]
     instead = [tokenizer.tokens[seen[at]] for at in places]
     joined = "".join(token.removeprefix("##") if i else token for i, token in enumerate(true))

@@ -17,8 +17,8 @@ from card import Card, image_number
 from slices import card_of, in_slices, settle
 
 from torchflava.data.tars import write_whole
+from torchflava.transforms.tokenizer import load_tokenizer
 from torchflava.transforms.vocabulary import SEP, SPECIAL
-from torchflava.transforms.wordpiece import WordPiece
 
 _KNOWN = 1 << 18  # words whose lengths are kept
 _ENDLESS = 1 << 12  # characters of a word that is taken apart before it is counted
@@ -58,7 +58,7 @@ class WordLength:
     def __init__(self, vocab: Path | None) -> None:
         self.vocab = vocab
         self._known: dict[str, int] = {}
-        self._tokenizer = None if vocab is None else WordPiece.from_file(vocab)
+        self._tokenizer = None if vocab is None else load_tokenizer(vocab)
 
     def __reduce__(self) -> tuple[type["WordLength"], tuple[Path | None]]:
         return WordLength, (self.vocab,)

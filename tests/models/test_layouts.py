@@ -141,3 +141,11 @@ def test_two_names_of_one_tensor_must_agree() -> None:
     for other in (one + 1, one.double(), torch.ones(3)):
         with pytest.raises(ValueError, match="x and y are two names of one tensor"):
             to_ours(layout, {"x": one, "y": other})
+
+
+def test_pieces_of_different_types_are_joined_in_float32() -> None:
+    layout = Layout("one", fused("qkv", ("q",), ("k",)))
+    pieces = {f"{x}.{kind}": torch.ones(2, 2) for x in "qk" for kind in ("weight", "bias")}
+    mixed = pieces | {"q.bias": torch.ones(2, 2).to(torch.float8_e4m3fn)}
+    assert to_ours(layout, mixed)[0]["qkv.bias"].dtype == torch.float32
+    assert to_ours(layout, {name: x.half() for name, x in pieces.items()})[0]["qkv.bias"].dtype == torch.float16

@@ -10,7 +10,7 @@ from tiny import IMAGE_SIZE, batch_of, clip, flava, image_encoder, pretraining, 
 from torch import Tensor, nn
 
 from torchflava.files import save_tensors
-from torchflava.layers import resize_positions
+from torchflava.layers import QuickMlp, resize_positions
 from torchflava.models import (
     SIZES,
     Clip,
@@ -78,12 +78,16 @@ def test_every_setting_comes_back(tmp_path: Path) -> None:
     classifier = flava_for_classification(5, flava(), reads="text", hidden=7, dropout=0.3)
     changed = {}
     compared = embeddings_for_classification(5, flava(), hidden=7)
-    for i, each in enumerate((model, classifier, compared)):
+    quick = clip(end_id=7)
+    for block in (*quick.image_encoder.trunk.blocks, *quick.text_encoder.trunk.blocks):
+        block.mlp = QuickMlp(block.mlp.up.in_features, block.mlp.up.out_features)
+    for i, each in enumerate((model, classifier, compared, quick)):
         save_pretrained(each, tmp_path / f"{i}.safetensors")
         found = load_pretrained(tmp_path / f"{i}.safetensors").settings._asdict()
         changed |= {name: value for name, value in found.items() if value != getattr(Settings(), name)}
     assert changed.keys() == set(Settings._fields)
     assert changed["max_scale"] == 50.0
+    assert (changed["end_id"], changed["quick_gelu"]) == (7, True)
     assert changed["reads"] == "text"
 
 

@@ -207,8 +207,3 @@ def test_a_pickle_is_refused_and_not_run(write: Callable[[object, Path], object]
     with pytest.raises(ValueError, match=r"f\.pt"):
         from_pretrained(tmp_path / "f.pt")
     assert not (tmp_path / "exploded").exists()
-
-
-def test_nothing_is_downloaded() -> None:
-    with pytest.raises(FileNotFoundError, match="facebook/flava-full"):
-        from_pretrained("facebook/flava-full")

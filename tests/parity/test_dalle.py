@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from torchflava.codebooks import DalleCodebook, DalleDecoder
 from torchflava.codebooks.dalle_names import dalle_to_transformers
+from torchflava.convert import main
+from torchflava.files import load_tensors
+from torchflava.models import from_pretrained
 
 SIZE = 32
 FORMS = {"zip": {}, "legacy": {"_use_new_zipfile_serialization": False}}
@@ -66,6 +69,11 @@ def test_openai_s_encoder_pkl(tmp_path: Path, openai: nn.Module, form: str) -> N
     ours = DalleCodebook.from_file(tmp_path / "encoder.pkl", image_size=SIZE)
     assert ours.num_codes == 512
     assert_agrees(ours, openai_logits(openai))
+    found = from_pretrained(tmp_path / "encoder.pkl", image_size=SIZE)
+    assert isinstance(found, DalleCodebook)
+    assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in found.state_dict().items())
+    main([str(tmp_path / "encoder.pkl"), str(tmp_path / "dvae.safetensors"), "--to", "openai"])
+    assert load_tensors(tmp_path / "dvae.safetensors").keys() == dict(openai.named_parameters()).keys()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchflava.encoders import ImageEncoder, beit_image_encoder, flava_image_encoder
 from torchflava.files import save_tensors
-from torchflava.models import first_weights
+from torchflava.models import first_weights, load_pretrained
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install '.[parity]'")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[parity]'")
@@ -93,3 +93,37 @@ def test_transformers_beit(whole: str, options: dict[str, Any], where: str, tmp_
     inner = theirs.beit if whole == "BeitForMaskedImageModeling" else theirs
     hidden: Tensor = inner(PIXELS, bool_masked_pos=masked, output_hidden_states=True).hidden_states[-1]
     assert_close(ours(PIXELS, masked).hidden, hidden, "the states")
+
+
+@torch.no_grad()
+def test_their_files_are_image_encoders(tmp_path: Path) -> None:
+    """Without an encoder of ours to put them into: sizes, heads, eps and grid are read off the file."""
+    shared = {"use_shared_rel_pos_bias": True, "use_rel_pos_bias": False}
+    for name, options, num_heads in (("vit_base_patch16_224.dino", {}, 2), ("beit_base_patch16_224", shared, None)):
+        theirs = stirred(timm.create_model(name, num_classes=0, **THEIRS | options)).eval()
+        torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+        loaded = load_pretrained(tmp_path / "weights.pth", num_heads=num_heads)
+        assert isinstance(loaded.model, ImageEncoder)
+        lacks_norm = "image_encoder.norm.weight" in loaded.made
+        states = loaded.model(PIXELS).hidden if lacks_norm else loaded.model(PIXELS).normed
+        assert_close(states, theirs.forward_features(PIXELS), name)
+    theirs = beit("BeitModel", use_mean_pooling=False)
+    theirs.save_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert loaded.layout.startswith("transformers' Beit")
+    masked = torch.rand(3, 16, generator=torch.Generator().manual_seed(6)) < 0.4
+    expected = theirs(PIXELS, bool_masked_pos=masked).last_hidden_state
+    assert_close(loaded.model(PIXELS, masked).normed, expected, "BeitModel")
+    assert loaded.made == {"image_encoder.embed.positions": "0: it knew relative positions only"}
+
+
+@torch.no_grad()
+def test_transformers_vit_is_an_image_encoder(tmp_path: Path) -> None:
+    """As DINO's weights lie on the Hub: FLAVA's names without a mask token, sizes and eps in a config of a ViT's."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, layer_norm_eps=1e-3)
+    theirs = stirred(transformers.ViTModel(config)).eval()
+    theirs.save_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert (loaded.settings.num_heads, loaded.settings.eps) == ((3,), (1e-3,))
+    assert_close(loaded.model(PIXELS).normed, theirs(PIXELS).last_hidden_state, "states")

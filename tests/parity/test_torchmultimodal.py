@@ -148,7 +148,7 @@ def test_the_builder_for_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tmm, "DalleEncoder", partial(tmm.DalleEncoder, n_hid=4))
     theirs = tmm.flava_model_for_pretraining(**SIZES)
     torch.save(theirs.state_dict(), tmp_path / "flava.pt")
-    ours, layout, settings, unused = load_pretrained(tmp_path / "flava.pt", num_heads=HEADS)
+    ours, layout, settings, unused, _ = load_pretrained(tmp_path / "flava.pt", num_heads=HEADS)
     assert layout == "TorchMultimodal's flava_model_for_pretraining"
     assert settings.attend_to_padding == (False, True)
     assert settings.head_eps == (1e-5, 1e-5)
@@ -167,7 +167,7 @@ def test_the_builder_for_classification(tmp_path: Path, reads: str, dropout: flo
     classifier = {"classifier_in_dim": 24, "classifier_hidden_sizes": 37, "classifier_dropout": dropout}
     theirs = stirred(tmm.flava_model_for_classification(7, pretrained=False, **classifier, **SIZES)).eval()
     torch.save(theirs.state_dict(), tmp_path / "flava.pt")
-    ours, _, settings, _ = load_pretrained(tmp_path / "flava.pt", num_heads=HEADS)
+    ours, _, settings, _, _ = load_pretrained(tmp_path / "flava.pt", num_heads=HEADS)
     assert isinstance(ours, FlavaForClassification)
     assert settings.dropout == dropout
     ours.reads = reads

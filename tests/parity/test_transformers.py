@@ -173,7 +173,7 @@ def test_settings_come_from_the_config(tmp_path: Path) -> None:
     own.text_config.pad_token_id, own.text_config.hidden_dropout_prob = 5, 0.1
     theirs = stirred(transformers.FlavaForPreTraining(own)).eval()
     theirs.save_pretrained(tmp_path)
-    ours, _, settings, unused = load_pretrained(tmp_path)
+    ours, _, settings, unused, _ = load_pretrained(tmp_path)
     assert settings.num_heads == (2, 3, 4)
     assert settings.eps == (1e-3, 2e-3, 1e-12)
     assert settings.head_eps == (1e-3, 2e-3)

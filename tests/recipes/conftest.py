@@ -35,7 +35,7 @@ def learnt_once() -> Iterator[None]:
     """That what is learnt follows from the settings is proven by runs in processes of their own."""
     sizes = ("image_size", "patch_size", "code_size", "num_codes", "seed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpora, "_tokenizer", _once(corpora._tokenizer, "vocab", "vocab_size"))
+        patch.setattr(corpora, "_tokenizer", _once(corpora._tokenizer, "vocab", "vocab_size", "tokenizer"))
         patch.setattr(corpora, "_codebook", _once(corpora._codebook, "codebook", *sizes))
         yield
 

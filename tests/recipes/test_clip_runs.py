@@ -16,7 +16,7 @@ from start import build
 
 from torchflava.models import Clip, FlavaForPreTraining, clip_model, load_pretrained
 from torchflava.training import TIMED
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms import load_tokenizer
 
 ALONE = "--weights.mim 0 --weights.mlm 0 --weights.mmm-image 0 --weights.mmm-text 0 --weights.itm 0"
 PAIRS = "--shares.pair 1 --shares.image 0 --shares.text 0"
@@ -54,7 +54,7 @@ def test_the_run_is_read_back(whole: tuple[Path, list[dict[str, float]]]) -> Non
     assert isinstance(model.flava, Clip)
     assert (loaded.settings.num_heads, model.flava.image_encoder.image_size) == ((2, 2), 32)
     assert model.flava.text_encoder.max_length == 32
-    tokenizer = WordPiece.from_file(whole[0] / "vocab.txt")
+    tokenizer = load_tokenizer(whole[0])
     texts = [torch.tensor([tokenizer.encode(text, 32).ids]) for text in ("a red circle", "a blue circle")]
     found = torch.cat([model.embed_text(ids) for ids in texts])
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(2))
@@ -78,7 +78,7 @@ def test_the_presets_are_flava_c_with_one_thing_changed_each() -> None:
     rows = {name: parse(["--preset", name, "--twin"]) for name in ("flava_c", "clip", "clip_flava_arch")}
     assert rows["clip"].architecture == "clip"
     assert {name for name, value in vars(rows["clip"]).items() if value != getattr(rows["flava_c"], name)} == {
-        "preset", "architecture",
+        "preset", "architecture", "tokenizer", "vocab_size",
     }  # fmt: skip
     for name, kind in (("clip", Clip), ("clip_flava_arch", type(build(rows["flava_c"], 61, 32).flava))):
         model = build(rows[name], 61, 32)
@@ -91,7 +91,7 @@ def test_the_paper_s_size_through_the_recipe(monkeypatch: pytest.MonkeyPatch) ->
     from paper import clip
 
     with torch.device("meta"):
-        built, due = build(clip(), 30522, 8192).flava, clip_model()
+        built, due = build(clip(), 49408, 8192).flava, clip_model(vocab_size=49408)
     assert {n: p.shape for n, p in built.named_parameters()} == {n: p.shape for n, p in due.named_parameters()}
 
 
@@ -129,7 +129,7 @@ def test_flavas_weights_do_not_begin_a_clip(whole: tuple[Path, list[dict[str, fl
     from start import first_of
 
     config = parse([*TWIN, "--init-image", str(whole[0]), "--init-text", str(whole[0])])
-    vocab_size = WordPiece.from_file(whole[0] / "vocab.txt").vocab_size
+    vocab_size = load_tokenizer(whole[0]).vocab_size
     first = first_of(config, build(config, vocab_size, 32), say=False)
     assert first.keys() == {name for name in load_pretrained(whole[0]).model.state_dict() if "encoder" in name}
     flava = parse(["--preset", "flava_c", "--twin", "--init-text", str(whole[0])])

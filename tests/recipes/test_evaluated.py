@@ -17,11 +17,12 @@ import measure_scenes
 import pretrain
 import report
 import zero_shot
-from evaluation_settings import Subject
+from evaluation_settings import Subject, _of_subject
+from fake_hub import serving, use
 from made_tasks import MADE, picture
 from results import read_results
 
-from torchflava.models import from_pretrained
+from torchflava.models import from_pretrained, save_pretrained
 from torchflava.training import session
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def opened(model: Path, **told: object) -> evaluated.Evaluated:
+def opened(model: Path | str, **told: object) -> evaluated.Evaluated:
     with session(0, "cpu") as ranks:
         return evaluated.open_evaluated(Subject(str(model), device="cpu", **told), ranks.device)
 
@@ -53,6 +54,30 @@ def test_a_run_brings_its_model_vocabulary_and_sizes(run: Path) -> None:
     assert found.embed_text(["a red circle", "two blue squares"]).shape == (2, model.flava.embed_dim)
     assert found.match is not None
     assert found.match(torch.stack([view, view]), ["a red circle", "two blue squares"]).shape == (2,)
+
+
+def test_a_model_on_the_hub(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("model.safetensors", "vocab.txt", "config.json")
+    with serving() as hub:
+        use(hub, monkeypatch, tmp_path)
+        hub.add("some/model", {name: (run / name).read_bytes() for name in names})
+        found, subject = opened("some/model"), Subject("some/model")
+        assert [*_of_subject(subject, places=True)] == []
+        assert (subject.shown, subject.place) == ("model", Path("runs/model"))
+    pictures = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    own = opened(run)
+    views = torch.stack([own.view(picture) for picture in pictures])
+    assert found.embed_text is not None
+    assert torch.equal(found.embed_image(views), own.embed_image(views))
+    assert torch.equal(found.embed_text(["a red circle"]), own.embed_text(["a red circle"]))
+
+
+def test_an_encoder_by_itself_is_no_model_to_evaluate(run: Path, tmp_path: Path) -> None:
+    save_pretrained(from_pretrained(run).flava.image_encoder, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"holds one part by itself, ImageEncoder; a whole FLAVA or CLIP is due.*--init-image"
+    ):
+        opened(tmp_path)
 
 
 def test_a_run_that_was_stopped_is_read_from_its_last_checkpoint(run: Path, tmp_path: Path) -> None:

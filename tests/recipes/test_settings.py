@@ -61,6 +61,7 @@ ELSEWHERE = {
     "corpus": "test_pretrain trains on two, test_own on the third",
     "own": "test_own",
     "vocab": "test_own",
+    "tokenizer": "CLIP's: test_clip_vocabularies",
     "codebook": "test_own",
     "code_precision": "of a dVAE: tests/codebooks, and below",
     "data": "of the emoji: test_pretrain",

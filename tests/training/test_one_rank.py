@@ -178,6 +178,23 @@ def test_what_is_cast_without_gradient_serves_no_call_that_has_one() -> None:
     assert model.out.weight.grad.abs().sum() > 0
 
 
+def test_a_part_that_looks_at_its_weights_sees_those_that_it_computes_with() -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = [*self.parameters(), *self.out._parameters.values(), self.out._parameters.get("bias")]
+            assert {weight.dtype for weight in weights} == {torch.bfloat16}
+            assert self.out._parameters.get("scale") is None
+            return self.out(x.float().to(next(self.parameters()).dtype))
+
+    model = Looks()
+    shard(model, mesh_of(DEVICE), [], precision="bf16")
+    assert model(torch.randn(2, 3)).dtype == torch.bfloat16
+
+
 def test_a_model_without_memory_is_drawn_as_one_with_it() -> None:
     with torch.device("meta"):
         model = tiny.pretraining()

@@ -63,7 +63,7 @@ class FusionEncoder(nn.Module):
             raise ValueError(
                 f"keep is {tuple(keep.shape)} {keep.dtype}; a bool for each of {tuple(text.shape[:2])} tokens is due"
             )
-        cls = self.cls_token.expand(len(image), -1, -1).to(image.dtype)
+        cls = self.cls_token.expand(image.shape[0], -1, -1).to(image.dtype)
         x = torch.cat([cls, image, text.to(image.dtype)], dim=1)
         front = torch.ones_like(keep[:, :1]).expand(-1, 1 + image.shape[1])
         return x, None if self.attend_to_padding else torch.cat([front, keep], dim=1)

@@ -22,7 +22,7 @@ def keep_tokens(ids: Tensor, keep: Tensor | None, pad_id: int) -> Tensor:
         keep = ids != pad_id
     elif keep.shape != ids.shape or keep.dtype != torch.bool:
         raise ValueError(f"keep is {tuple(keep.shape)} {keep.dtype}; a bool for each of {tuple(ids.shape)} ids is due")
-    return torch.cat([torch.ones_like(keep[:, :1]), keep[:, 1:]], dim=1)
+    return keep | (torch.arange(keep.shape[1], device=keep.device) == 0)
 
 
 class TextEncoder(nn.Module):

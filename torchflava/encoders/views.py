@@ -46,7 +46,7 @@ def fused_at(encoder: Any, image: Tensor, text: Tensor, *, keep: Tensor, rows: T
 
 def first_rows(states: Tensor) -> Tensor:
     """(B, ...) -> (B, 1) int64 zeros: the rows of the class tokens."""
-    return torch.zeros(len(states), 1, dtype=torch.int64, device=states.device)
+    return torch.zeros(states.shape[0], 1, dtype=torch.int64, device=states.device)
 
 
 def trunk_at(trunk: Any, x: Tensor, rows: Tensor, *, keep: Tensor | None = None) -> Tensor:

@@ -2,7 +2,13 @@
 
 from torchflava.layers.attention_weights import attention_rollout, attention_weights, watched_attention
 from torchflava.layers.beit import RelativeAttention, ScaledBlock, beit_transformer, resize_relative
-from torchflava.layers.clip import CausalAttention, NormedPatchEmbedding, PlainTokenEmbedding, causal_transformer
+from torchflava.layers.clip import (
+    CausalAttention,
+    NormedPatchEmbedding,
+    PlainTokenEmbedding,
+    QuickMlp,
+    causal_transformer,
+)
 from torchflava.layers.embedding import PatchEmbedding, TokenEmbedding, resize_positions
 from torchflava.layers.init import init_by_fan_in, init_weights
 from torchflava.layers.norm import LayerNorm
@@ -18,6 +24,7 @@ __all__ = [
     "NormedPatchEmbedding",
     "PatchEmbedding",
     "PlainTokenEmbedding",
+    "QuickMlp",
     "RelativeAttention",
     "ScaledBlock",
     "TokenEmbedding",

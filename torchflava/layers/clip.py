@@ -4,6 +4,8 @@ Source: Radford et al. 2021, CLIP, §2.4; openai/CLIP@main, clip/model.py.
 Letters: B batch, S side of an image in pixels, N patches, L length, T tokens, D width, H heads.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from torchflava.layers.attend import attend
 from torchflava.layers.embedding import PatchProjection, check_ids, patch_grid, resize_positions, resized_for_good
 from torchflava.layers.init import init_weights
 from torchflava.layers.norm import LayerNorm
-from torchflava.layers.transformer import Transformer, transformer
+from torchflava.layers.transformer import Mlp, Transformer, transformer
 
 
 class CausalAttention(nn.Module):
@@ -49,6 +51,25 @@ class CausalAttention(nn.Module):
             before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
             y = attend(q, k, v, mask=keep[:, None, None, :] & before)
         return self.out(y.transpose(1, 2).flatten(2))
+
+
+class QuickMlp(nn.Module):
+    """Two linear layers round the GELU that OpenAI's released weights were trained with, x * sigmoid(1.702 x)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        init_weights(self.up, self.down, width=self.up.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        up = self.up(x)
+        return self.down(up * torch.sigmoid(1.702 * up))
 
 
 class NormedPatchEmbedding(nn.Module):
@@ -103,7 +124,7 @@ class NormedPatchEmbedding(nn.Module):
             raise ValueError("CLIP's image encoder has no mask token to hide patches with; leave `masked` out")
         grid = patch_grid(pixels, self.image_size, self.patch_size, interpolate=self.interpolate)
         x = self.projection(pixels)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         return self.norm(x + resize_positions(self.positions, grid).to(x.dtype))
 
 
@@ -139,7 +160,13 @@ class PlainTokenEmbedding(nn.Module):
 
 
 def causal_transformer(
-    width: int, depth: int, num_heads: int, *, hidden: int | None = None, eps: float = 1e-5
+    width: int,
+    depth: int,
+    num_heads: int,
+    *,
+    hidden: int | None = None,
+    eps: float = 1e-5,
+    mlp: Callable[[int, int], nn.Module] = Mlp,
 ) -> Transformer:
     """As `layers.transformer`, with attention to what came before alone."""
-    return transformer(width, depth, num_heads, hidden=hidden, eps=eps, attention=CausalAttention)
+    return transformer(width, depth, num_heads, hidden=hidden, eps=eps, attention=CausalAttention, mlp=mlp)

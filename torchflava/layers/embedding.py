@@ -127,7 +127,7 @@ class PatchEmbedding(nn.Module):
                     "give a bool for each patch"
                 )
             x = torch.where(masked[..., None], self.mask_token.to(x.dtype), x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         return x + resize_positions(self.positions, grid).to(x.dtype)
 
 

@@ -125,6 +125,7 @@ def transformer(
     hidden: int | None = None,
     eps: float = 1e-12,
     attention: Callable[[int, int], nn.Module] = Attention,
+    mlp: Callable[[int, int], nn.Module] = Mlp,
 ) -> Transformer:
     """Build a `Transformer` of `depth` blocks.
 
@@ -135,12 +136,13 @@ def transformer(
         hidden: the width inside the MLPs, 4 * width unless given.
         eps: of the norms.
         attention: (D, H) -> a block's attention.
+        mlp: (D, hidden) -> a block's MLP.
     """
     return Transformer(
         [
             Block(
                 attention(width, num_heads),
-                Mlp(width, hidden or 4 * width),
+                mlp(width, hidden or 4 * width),
                 LayerNorm(width, eps),
                 mlp_norm=LayerNorm(width, eps),
             )

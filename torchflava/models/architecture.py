@@ -1,14 +1,11 @@
-"""A model built to fit tensors: every size is read off them.
-
-Letters: D width, N patches, P side of a patch, V words or codes.
-"""
+"""A model built to fit tensors: every size is read off them."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from torchflava.encoders import CausalTextEncoder, FusionEncoder, ImageEncoder, TextEncoder
@@ -17,25 +14,27 @@ from torchflava.layers import (
     Attention,
     CausalAttention,
     LayerNorm,
-    NormedPatchEmbedding,
+    Mlp,
     PatchEmbedding,
-    PlainTokenEmbedding,
+    QuickMlp,
     RelativeAttention,
     TokenEmbedding,
     Transformer,
     beit_transformer,
-    causal_transformer,
     transformer,
 )
 from torchflava.losses import ContrastiveLoss
 from torchflava.models.classification import EmbeddingsForClassification, FlavaForClassification
 from torchflava.models.clip import Clip
+from torchflava.models.clip_built import clip_of
 from torchflava.models.flava import Flava
 from torchflava.models.layout import listed
 from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, Towers, TowerSize
+from torchflava.models.shapes import State as State  # which other modules take from here
+from torchflava.models.shapes import patches_of, shape_of
 
-State = Mapping[str, Tensor]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Whole = Flava | Clip | FlavaForPreTraining | FlavaForClassification | EmbeddingsForClassification
 TOWERS = ("image_encoder", "text_encoder", "fusion_encoder")
 """In the order in which settings name them; CLIP has the first two."""
@@ -44,9 +43,9 @@ _YOURSELF = "save the model's state_dict(), and build it yourself before you loa
 
 
 def tower_sizes(state: State) -> Towers:
-    """The sizes of the encoders in a state of ours: image, text and, in FLAVA, fusion."""
+    """The sizes of the encoders in a state of ours: image, text and, in FLAVA, fusion; or of the one that is there."""
     prefix = _prefix(state)
-    there = TOWERS[:2] if _is_clip(state) else TOWERS
+    there = [name for name in TOWERS if any(key.startswith(f"{prefix}{name}.") for key in state)]
     return tuple(_tower_size(state, f"{prefix}{name}.trunk.blocks.") for name in there)
 
 
@@ -56,8 +55,17 @@ def build(state: State, settings: Settings) -> Whole:
     Raises:
         ValueError: naming the tensors whose shapes do not go together.
     """
+    return filled(lambda: _whole(state, settings), state)
+
+
+def filled(make: Callable[[], ModuleT], state: State) -> ModuleT:
+    """The module that `make` makes, with these very tensors as its float32 weights.
+
+    Raises:
+        ValueError: naming the tensors whose shapes do not go together.
+    """
     with torch.device("meta"), _Undrawn():
-        model = _whole(state, settings)
+        model = make()
     wanted = model.state_dict()
     assert wanted.keys() == state.keys(), f"the layouts and the model differ in {wanted.keys() ^ state.keys()}"
     wrong = [
@@ -71,26 +79,23 @@ def build(state: State, settings: Settings) -> Whole:
     return model
 
 
-def settings_of(model: Whole) -> Settings:
+def settings_of(model: Whole | ImageEncoder | TextEncoder | FusionEncoder) -> Settings:
     """What a model's tensors do not say.
 
     Raises:
         ValueError: if an encoder is not this project's own, so that weights alone do not bring it back.
     """
+    if isinstance(model, ImageEncoder | TextEncoder | FusionEncoder):
+        return _of_towers([model])
     flava = model if isinstance(model, Flava | Clip) else model.flava
     towers: list[Any] = [flava.get_submodule(name) for name in (TOWERS[:2] if isinstance(flava, Clip) else TOWERS)]
     own = (ImageEncoder, CausalTextEncoder) if isinstance(flava, Clip) else (ImageEncoder, TextEncoder, FusionEncoder)
     if not all(isinstance(tower, kind) for tower, kind in zip(towers, own, strict=True)):
         kinds = listed(type(tower).__name__ for tower in towers)
         raise ValueError(f"{kinds}: of these only this project's own encoders are built again from a file; {_YOURSELF}")
-    image, text, *fusion = towers
-    settings = Settings(
-        tuple(_num_heads(tower.trunk) for tower in towers),
-        tuple(float(getattr(tower.norm, "eps", 0)) for tower in towers),
-        attend_to_padding=(text.attend_to_padding, fusion[0].attend_to_padding) if fusion else (False, False),
-        pad_id=text.pad_id,
-        interpolate=image.embed.interpolate,
-    )
+    settings = _of_towers(towers)
+    if isinstance(flava, Clip):
+        settings = settings._replace(quick_gelu=_is_quick(*(tower.trunk for tower in towers)))
     if isinstance(model, FlavaForClassification | EmbeddingsForClassification):
         settings = settings._replace(embeddings=isinstance(model, EmbeddingsForClassification))
         dropouts = [part.p for part in model.classifier.modules() if isinstance(part, nn.Dropout)]
@@ -100,11 +105,40 @@ def settings_of(model: Whole) -> Settings:
     return settings
 
 
+def _of_towers(towers: Sequence[Any]) -> Settings:
+    settings = Settings(
+        tuple(_num_heads(tower.trunk) for tower in towers),
+        tuple(float(getattr(tower.norm, "eps", 0)) for tower in towers),
+    )
+    for tower in towers:
+        seen = list(settings.attend_to_padding)
+        match tower:
+            case ImageEncoder():
+                settings = settings._replace(interpolate=tower.embed.interpolate)
+            case TextEncoder():
+                settings = settings._replace(pad_id=tower.pad_id, attend_to_padding=(tower.attend_to_padding, seen[1]))
+            case FusionEncoder():
+                settings = settings._replace(attend_to_padding=(seen[0], tower.attend_to_padding))
+            case CausalTextEncoder():
+                end_id = 0 if tower.end_id is None else tower.end_id
+                settings = settings._replace(pad_id=tower.pad_id, end_id=end_id)
+    return settings
+
+
 def _num_heads(trunk: nn.Module) -> int:
     attention = trunk.blocks[0].attention if isinstance(trunk, Transformer) else None
     if not isinstance(attention, Attention | CausalAttention | RelativeAttention):
         raise ValueError(f"a {type(trunk).__name__} with {type(attention).__name__} is another's trunk; {_YOURSELF}")
     return attention.num_heads
+
+
+def _is_quick(*trunks: nn.Module) -> bool:
+    """Whether the blocks have OpenAI's GELU; all of them, or none."""
+    blocks: list[Any] = [block for trunk in trunks for block in trunk.get_submodule("blocks").children()]
+    kinds = {type(block.mlp) for block in blocks}
+    if kinds not in ({Mlp}, {QuickMlp}):
+        raise ValueError(f"MLPs of {listed(kind.__name__ for kind in kinds)}: a file brings back one kind; {_YOURSELF}")
+    return kinds == {QuickMlp}
 
 
 def _of_pretraining(model: FlavaForPreTraining, settings: Settings) -> Settings:
@@ -139,15 +173,8 @@ def _is_clip(state: State) -> bool:
 
 
 def _tower_size(state: State, prefix: str) -> TowerSize:
-    hidden, width = _shape(state, f"{prefix}0.mlp.up.weight", 2)
+    hidden, width = shape_of(state, f"{prefix}0.mlp.up.weight", 2)
     return TowerSize(width, len({n.removeprefix(prefix).split(".")[0] for n in state if n.startswith(prefix)}), hidden)
-
-
-def _shape(state: State, name: str, num_dims: int) -> tuple[int, ...]:
-    shape = tuple(state[name].shape)
-    if len(shape) != num_dims or 0 in shape:
-        raise ValueError(f"{name} is {shape}; {num_dims} dimensions, none of them empty, are due")
-    return shape
 
 
 def _trunk(size: TowerSize, num_heads: int, eps: float) -> Transformer:
@@ -155,7 +182,10 @@ def _trunk(size: TowerSize, num_heads: int, eps: float) -> Transformer:
 
 
 def _whole(state: State, settings: Settings) -> Whole:
-    flava = _clip(state, settings) if _is_clip(state) else _flava(state, settings)
+    if _is_clip(state):
+        flava: Flava | Clip = clip_of(state, settings, prefix=_prefix(state), sizes=tower_sizes(state))
+    else:
+        flava = _flava(state, settings)
     if not _prefix(state):
         return flava
     if any(name.startswith("classifier.") for name in state):
@@ -168,64 +198,48 @@ def _whole(state: State, settings: Settings) -> Whole:
 
 def _flava(state: State, settings: Settings) -> Flava:
     prefix = _prefix(state)
-    image, text, fusion = tower_sizes(state)
-    trunks = [_trunk(*x) for x in zip((image, text, fusion), settings.num_heads, settings.eps, strict=True)]
-    patches = _patch_embedding(state, f"{prefix}image_encoder.embed.", settings.interpolate)
-    if f"{prefix}image_encoder.trunk.blocks.0.attention_scale" in state:
-        side, heads = patches.image_size // patches.patch_size, settings.num_heads[0]
-        hidden, eps = image.hidden, settings.eps[0]
-        trunks[0] = beit_transformer(image.width, image.depth, heads, side=side, hidden=hidden, eps=eps)
-    norms = [LayerNorm(size.width, eps) for size, eps in zip((image, text, fusion), settings.eps, strict=True)]
-    vocab_size, _ = _shape(state, f"{prefix}text_encoder.embed.words.weight", 2)
-    max_length, _ = _shape(state, f"{prefix}text_encoder.embed.positions.weight", 2)
-    num_segments, _ = _shape(state, f"{prefix}text_encoder.embed.segments.weight", 2)
-    embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
-    embed = TokenEmbedding(vocab_size, text.width, max_length, num_segments=num_segments, eps=settings.eps[1])
-    in_text, in_fusion = settings.attend_to_padding
-    return Flava(
-        ImageEncoder(patches, trunks[0], norms[0]),
-        TextEncoder(embed, trunks[1], norms[1], pad_id=settings.pad_id, attend_to_padding=in_text),
-        FusionEncoder(fusion.width, trunks[2], norms[2], attend_to_padding=in_fusion),
-        embed_dim=embed_dim,
-    )
+    embed_dim, _ = shape_of(state, f"{prefix}image_projection.weight", 2)
+    parts = image_part(state, settings), text_part(state, settings, 1), fusion_part(state, settings, 2)
+    return Flava(*parts, embed_dim=embed_dim)
 
 
-def _clip(state: State, settings: Settings) -> Clip:
-    prefix, (image, text) = _prefix(state), tower_sizes(state)
-    (image_heads, text_heads), (image_eps, text_eps) = settings.num_heads, settings.eps
-    width, side, patch_size = _patches(state, f"{prefix}image_encoder.embed.")
-    patches = NormedPatchEmbedding(
-        width, side * patch_size, patch_size, interpolate=settings.interpolate, eps=image_eps
-    )
-    vocab_size, _ = _shape(state, f"{prefix}text_encoder.embed.words.weight", 2)
-    max_length, _ = _shape(state, f"{prefix}text_encoder.embed.positions.weight", 2)
-    words = PlainTokenEmbedding(vocab_size, text.width, max_length)
-    causal = causal_transformer(text.width, text.depth, text_heads, hidden=text.hidden, eps=text_eps)
-    embed_dim, _ = _shape(state, f"{prefix}image_projection.weight", 2)
-    return Clip(
-        ImageEncoder(patches, _trunk(image, image_heads, image_eps), LayerNorm(image.width, image_eps)),
-        CausalTextEncoder(words, causal, LayerNorm(text.width, text_eps), pad_id=settings.pad_id),
-        embed_dim=embed_dim,
-    )
+def image_part(state: State, settings: Settings, i: int = 0) -> ImageEncoder:
+    """FLAVA's image encoder in a state of ours, whose settings are the `i`-th."""
+    prefix, size, heads, eps = _part(state, "image_encoder", settings, i)
+    patches = _patch_embedding(state, f"{prefix}embed.", settings.interpolate)
+    trunk = _trunk(size, heads, eps)
+    if f"{prefix}trunk.blocks.0.attention_scale" in state:
+        side = patches.image_size // patches.patch_size
+        trunk = beit_transformer(size.width, size.depth, heads, side=side, hidden=size.hidden, eps=eps)
+    return ImageEncoder(patches, trunk, LayerNorm(size.width, eps))
+
+
+def text_part(state: State, settings: Settings, i: int = 0) -> TextEncoder:
+    """FLAVA's text encoder in a state of ours, whose settings are the `i`-th."""
+    prefix, size, heads, eps = _part(state, "text_encoder", settings, i)
+    vocab_size, _ = shape_of(state, f"{prefix}embed.words.weight", 2)
+    max_length, _ = shape_of(state, f"{prefix}embed.positions.weight", 2)
+    num_segments, _ = shape_of(state, f"{prefix}embed.segments.weight", 2)
+    embed = TokenEmbedding(vocab_size, size.width, max_length, num_segments=num_segments, eps=eps)
+    trunk, norm, (seen, _) = _trunk(size, heads, eps), LayerNorm(size.width, eps), settings.attend_to_padding
+    return TextEncoder(embed, trunk, norm, pad_id=settings.pad_id, attend_to_padding=seen)
+
+
+def fusion_part(state: State, settings: Settings, i: int = 0) -> FusionEncoder:
+    """FLAVA's fusion encoder in a state of ours, whose settings are the `i`-th."""
+    _, size, heads, eps = _part(state, "fusion_encoder", settings, i)
+    trunk, norm, (_, seen) = _trunk(size, heads, eps), LayerNorm(size.width, eps), settings.attend_to_padding
+    return FusionEncoder(size.width, trunk, norm, attend_to_padding=seen)
+
+
+def _part(state: State, name: str, settings: Settings, i: int) -> tuple[str, TowerSize, int, float]:
+    prefix = f"{_prefix(state)}{name}."
+    return prefix, _tower_size(state, f"{prefix}trunk.blocks."), settings.num_heads[i], settings.eps[i]
 
 
 def _patch_embedding(state: State, prefix: str, interpolate: bool) -> PatchEmbedding:
-    width, side, patch_size = _patches(state, prefix)
+    width, side, patch_size = patches_of(state, prefix)
     return PatchEmbedding(width, side * patch_size, patch_size, interpolate=interpolate)
-
-
-def _patches(state: State, prefix: str) -> tuple[int, int, int]:
-    """The width, the patches a side and the side of a patch in pixels."""
-    width, channels, patch_size, across = _shape(state, f"{prefix}projection.weight", 4)
-    if channels != 3 or patch_size != across:
-        raise ValueError(
-            f"{prefix}projection.weight is for {patch_size} x {across} patches of {channels} channels; square ones of 3 are due"
-        )
-    num_patches = _shape(state, f"{prefix}positions", 3)[1] - 1
-    side = round(num_patches**0.5)
-    if side < 1 or side * side != num_patches:
-        raise ValueError(f"{prefix}positions holds {num_patches} patches, which are no square grid")
-    return width, side, patch_size
 
 
 def _pretraining(flava: Flava | Clip, state: State, settings: Settings) -> FlavaForPreTraining:
@@ -237,7 +251,7 @@ def _pretraining(flava: Flava | Clip, state: State, settings: Settings) -> Flava
         mlm=_masked_head(state, "mlm", over_words),
         mmm_image=_masked_head(state, "mmm_image", over_codes),
         mmm_text=_masked_head(state, "mmm_text", over_words),
-        itm=MatchHead(_shape(state, "itm.dense.weight", 2)[1]) if "itm.dense.weight" in state else None,
+        itm=MatchHead(shape_of(state, "itm.dense.weight", 2)[1]) if "itm.dense.weight" in state else None,
         contrastive=contrastive if "contrastive.log_scale" in state else None,
         itm_input=settings.itm_input,
     )
@@ -246,14 +260,14 @@ def _pretraining(flava: Flava | Clip, state: State, settings: Settings) -> Flava
 def _masked_head(state: State, name: str, eps: float) -> MaskedPredictionHead | None:
     if f"{name}.decoder.weight" not in state:
         return None
-    num_codes, width = _shape(state, f"{name}.decoder.weight", 2)
+    num_codes, width = shape_of(state, f"{name}.decoder.weight", 2)
     return MaskedPredictionHead(width, num_codes, eps)
 
 
 def _classifier(state: State, dropout: float) -> nn.Module:
     """This project's classifier, or without its norm TorchMultimodal's: linear, ReLU, dropout, linear."""
-    num_classes, hidden = _shape(state, "classifier.decoder.weight", 2)
-    _, width = _shape(state, "classifier.dense.weight", 2)
+    num_classes, hidden = shape_of(state, "classifier.decoder.weight", 2)
+    _, width = shape_of(state, "classifier.dense.weight", 2)
     if "classifier.norm.weight" in state:
         return MlpClassifier(width, num_classes, hidden, dropout=dropout)
     layers = {"dense": nn.Linear(width, hidden), "activation": nn.ReLU(), "dropout": nn.Dropout(dropout)}

@@ -72,7 +72,10 @@ class Clip(nn.Module):
         return [unit for name in ("image", "text") for unit in units_of(self.get_submodule(f"{name}_encoder"))]
 
     def keep(self, ids: Tensor, keep: Tensor | None) -> Tensor:
-        """(B, T) ids -> (B, T) bool, True for a token; derived from the padding id unless given."""
+        """(B, T) ids -> (B, T) bool, True for a token; unless given as the text encoder's `kept` says, or by the padding id."""
+        if hasattr(self.text_encoder, "kept"):
+            kept: Tensor = self.text_encoder.kept(ids, keep)
+            return kept
         return keep_tokens(ids, keep, getattr(self.text_encoder, "pad_id", 0))
 
     def project_image(self, cls: Tensor) -> Tensor:
@@ -99,8 +102,8 @@ class Clip(nn.Module):
             ValueError: for unequal batch sizes, a wrong image size, ids beyond the vocabulary, a mask of the wrong shape, and
                 padding that is not at the end.
         """
-        if len(pixels) != len(ids):
-            raise ValueError(f"{len(pixels)} images meet {len(ids)} texts; give one text for each image")
+        if pixels.shape[0] != ids.shape[0]:
+            raise ValueError(f"{pixels.shape[0]} images meet {ids.shape[0]} texts; give one text for each image")
         return ClipOutput(self.embed_image(pixels), self.embed_text(ids, keep))
 
 

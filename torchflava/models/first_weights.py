@@ -18,7 +18,7 @@ from torchflava.layers import resize_positions, resize_relative
 from torchflava.models import layouts_vit
 from torchflava.models.architecture import TOWERS, tower_sizes
 from torchflava.models.layout import Layout, listed, recognise, to_ours
-from torchflava.models.weights import LAYOUTS, settings_in
+from torchflava.models.recognised import LAYOUTS, settings_in
 
 _BLOCK_PARTS = r"trunk\.blocks\.[0-9]+\."
 _KEPT = {

@@ -117,8 +117,8 @@ class Flava(nn.Module):
         Raises:
             ValueError: for unequal batch sizes, a wrong image size, ids beyond the vocabulary, a mask of the wrong shape.
         """
-        if len(pixels) != len(ids):
-            raise ValueError(f"{len(pixels)} images meet {len(ids)} texts; give one text for each image")
+        if pixels.shape[0] != ids.shape[0]:
+            raise ValueError(f"{pixels.shape[0]} images meet {ids.shape[0]} texts; give one text for each image")
         keep = self.keep(ids, keep)
         image, text = self.image_encoder(pixels), self.text_encoder(ids, keep)
         return FlavaOutput(image, text, self.fuse(image, text, keep))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCK = re.compile(r"((?:.*\.)?(?:blocks|layers?)\.)([0-9]{1,4})(\..*)")
+_BLOCK = re.compile(r"((?:.*\.)?(?:blocks|layers?|resblocks)\.)([0-9]{1,4})(\..*)")
 
 
 class Row(NamedTuple):
@@ -23,6 +23,10 @@ class Row(NamedTuple):
     """Its pieces there, joined along the first dimension; of each its names, the one to write first."""
     scalar: bool = False
     """Whether it is () there and (1,) here."""
+    transposed: bool = False
+    """Whether rows are columns there."""
+    leading: int = 0
+    """Dimensions of 1 that it has here in front, and not there."""
 
 
 Rows = tuple[Row, ...]
@@ -103,7 +107,7 @@ def to_ours(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Te
         there = [[name for name in names if name in tensors] for names in row.theirs]
         missing += [names[0] for names, found in zip(row.theirs, there, strict=True) if not found]
         if all(there):
-            state[row.ours] = _join({found[0]: tensors[found[0]] for found in there}, row.scalar)
+            state[row.ours] = _join({found[0]: tensors[found[0]] for found in there}, row)
         for first, *others in filter(None, there):
             unused |= dict.fromkeys(_aliases(first, others, tensors), f"another name of {first}")
     used = {name for row in _rows(layout, tensors) for names in row.theirs for name in names}
@@ -124,11 +128,18 @@ def to_theirs(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: naming the tensors of ours that the layout has and `state` lacks, or the other way round.
     """
     to_ours(Layout(f"{layout.name}, in our names", as_ours(layout.rows), tuple(map(as_ours, layout.parts))), state)
+    return renamed(layout, state)
+
+
+def renamed(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As `to_theirs`, for some of the tensors that the layout has."""
     row_of = {row.ours: row for rows in (layout.rows, *layout.parts) for row in rows}
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         row, number = row_of[_templated(name)], _BLOCK.fullmatch(name)
-        pieces = (tensor.reshape(()),) if row.scalar else tensor.chunk(len(row.theirs))
+        tensor = tensor.reshape(()) if row.scalar else tensor[(0,) * row.leading]
+        tensor = tensor.T if row.transposed else tensor
+        pieces = (tensor,) if len(row.theirs) == 1 else tensor.chunk(len(row.theirs))
         for names, piece in zip(row.theirs, pieces, strict=True):
             tensors[names[0].replace("{i}", number[2] if number else "")] = piece
     return tensors
@@ -157,13 +168,13 @@ def _rows(layout: Layout, tensors: Mapping[str, Tensor]) -> Iterator[Row]:
             numbers.setdefault(block[1], set()).add(block[2])
     parts = [part for part in layout.parts if any(not there.isdisjoint(piece) for row in part for piece in row.theirs)]
     for row in (row for rows in (layout.rows, *parts) for row in rows):
-        stem, in_block, _ = row.theirs[0][0].partition("{i}")
-        for i in range(len(numbers.get(stem, "0")) if in_block else 1):
+        stems = [name.partition("{i}")[0] for name in row.theirs[0] if "{i}" in name]
+        for i in range(max((len(numbers.get(stem, "0")) for stem in stems), default=1)):
             theirs = tuple(tuple(name.replace("{i}", str(i)) for name in names) for names in row.theirs)
-            yield Row(row.ours.replace("{i}", str(i)), theirs, row.scalar)
+            yield row._replace(ours=row.ours.replace("{i}", str(i)), theirs=theirs)
 
 
-def _join(pieces: dict[str, Tensor], scalar: bool) -> Tensor:
+def _join(pieces: dict[str, Tensor], row: Row) -> Tensor:
     wrong = {name: piece.dtype for name, piece in pieces.items() if not piece.is_floating_point()}
     if wrong:
         raise ValueError(f"{listed(wrong)} is {listed(map(str, wrong.values()))}; weights in floating point are due")
@@ -172,9 +183,16 @@ def _join(pieces: dict[str, Tensor], scalar: bool) -> Tensor:
         raise ValueError(
             f"{listed(pieces)} are {[tuple(piece.shape) for piece in pieces.values()]}; equal shapes are due"
         )
-    if scalar:
+    if row.scalar:
         return first.reshape(-1)
-    return torch.cat([first, *others]) if others else first
+    if row.transposed and first.ndim != 2:
+        raise ValueError(f"{listed(pieces)} is {tuple(first.shape)}; two dimensions are due")
+    whole = first
+    if others:
+        alike = all(piece.dtype == first.dtype for piece in others)  # torch joins not every two types
+        whole = torch.cat([piece if alike else piece.float() for piece in pieces.values()])
+    whole = whole.T if row.transposed else whole
+    return whole.reshape((1,) * row.leading + tuple(whole.shape))
 
 
 def _aliases(first: str, others: list[str], tensors: Mapping[str, Tensor]) -> list[str]:

@@ -24,5 +24,7 @@ CLASSIFICATION = Layout(
     _OUTER + as_ours(layer("classifier.dense") + layer("classifier.decoder")),
     (as_ours(layer("classifier.norm")), _OUTER_BEIT),
 )
+BEIT = _INNER_BEIT
+"""What BEiT's blocks have beyond ViT's, in the image encoder of a `Flava`."""
 LAYOUTS = (MODEL, HEADLESS, PRETRAINING, CLASSIFICATION, *layouts_clip.LAYOUTS)
 """All that this project writes."""

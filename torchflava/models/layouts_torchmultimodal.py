@@ -52,6 +52,11 @@ def _classifier(second: int) -> Rows:
     return layer("classifier.dense", "classifier.model.0") + layer("classifier.decoder", f"classifier.model.{second}")
 
 
+def _normed(second: int) -> Rows:
+    """This project's classifier: `classifier_activation=nn.GELU, classifier_normalization=nn.LayerNorm` there."""
+    return _classifier(second) + layer("classifier.norm", "classifier.model.1")
+
+
 _WRAPPED = encoder_rows(LEAVES, "flava.", "model.")
 
 PRETRAINING = Layout(
@@ -69,8 +74,16 @@ MODEL = PRETRAINING._replace(
 CLASSIFICATION = PRETRAINING._replace(
     name="TorchMultimodal's flava_model_for_classification", rows=_WRAPPED + _classifier(3), dropout=0.5
 )
-CLASSIFICATION_UNDROPPED = PRETRAINING._replace(
-    name="TorchMultimodal's flava_model_for_classification without dropout", rows=_WRAPPED + _classifier(2)
+CLASSIFICATION_UNDROPPED = CLASSIFICATION._replace(
+    name="TorchMultimodal's flava_model_for_classification without dropout", rows=_WRAPPED + _classifier(2), dropout=0.0
 )
-LAYOUTS = (PRETRAINING, HEADLESS, MODEL, CLASSIFICATION, CLASSIFICATION_UNDROPPED)
+NORMED = CLASSIFICATION._replace(
+    name="TorchMultimodal's flava_model_for_classification with GELU and a layer norm", rows=_WRAPPED + _normed(4)
+)
+NORMED_UNDROPPED = NORMED._replace(
+    name="TorchMultimodal's flava_model_for_classification with GELU and a layer norm, without dropout",
+    rows=_WRAPPED + _normed(3),
+    dropout=0.0,
+)
+LAYOUTS = (PRETRAINING, HEADLESS, MODEL, CLASSIFICATION, CLASSIFICATION_UNDROPPED, NORMED, NORMED_UNDROPPED)
 """All that TorchMultimodal writes."""

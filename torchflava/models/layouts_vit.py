@@ -42,7 +42,7 @@ def _timm(name: str, attention: Rows, *parts: Rows) -> Layout:
         ("mlp.down", "mlp.fc2"),
     ):
         rows += layer(f"{_OURS}.{ours}", f"blocks.{{i}}.{theirs}")
-    return Layout(name, rows + attention, parts, _UNUSED)
+    return Layout(name, rows + attention, parts, _UNUSED, eps=1e-6)
 
 
 _POSITIONS, _MASK = _one("embed.positions", "pos_embed"), _one("embed.mask_token", "mask_token")

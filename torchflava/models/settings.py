@@ -18,6 +18,17 @@ _KEY = "torchflava"
 _CHOICES = {"reads": get_args(Reads), "itm_input": get_args(ItmInput), "gradients": get_args(Gather)}
 
 
+_PARTS = ("image_config", "text_config", "multimodal_config")
+"""Of each encoder, in transformers' config of a whole FLAVA."""
+_ALONE = {
+    "flava_image_model": ("image_config", "FlavaImageModel"),
+    "flava_text_model": ("text_config", "FlavaTextModel"),
+    "flava_multimodal_model": ("multimodal_config", "FlavaMultimodalModel"),
+    "vit": ("image_config", "FlavaImageModel"),
+}
+"""What transformers calls the models of one encoder; what their configs are within a whole model's; whose names they have."""
+
+
 class TowerSize(NamedTuple):
     """An encoder's sizes, as its tensors say them."""
 
@@ -46,6 +57,10 @@ class Settings(NamedTuple):
     """Whether the text encoder, and the fusion encoder, see padding."""
     pad_id: int = 0
     """The id that stands for padding."""
+    end_id: int = 0
+    """The id that ends each of CLIP's texts; 0 leaves it to the padding."""
+    quick_gelu: bool = False
+    """Whether CLIP's MLPs compute OpenAI's approximate GELU."""
     interpolate: bool = False
     """Whether the image encoder takes images of another size."""
     reads: Reads = "pair"
@@ -91,13 +106,12 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
     Raises:
         ValueError: if it is another model's, or asks for what this model does not have.
     """
-    if config.get("model_type") != "flava":
-        raise ValueError(f"config.json is of model_type {config.get('model_type')!r}, the tensors of {layout.name}")
-    parts = {name: _part(config, name) for name in ("image_config", "text_config", "multimodal_config")}
+    parts = _parts(layout, towers, config)
     ignored: dict[str, str] = {}
-    for (name, part), tower, depth in zip(parts.items(), towers, (12, 12, 6), strict=True):
-        sizes = zip(("hidden_size", "num_hidden_layers", "intermediate_size"), (768, depth, 3072), strict=True)
-        said = TowerSize(*(part.get(key, usual) for key, usual in sizes))
+    for (name, part), tower in zip(parts.items(), towers, strict=True):
+        usual = TowerSize(768, 6 if name == "multimodal_config" else 12, 3072)
+        keys = ("hidden_size", "num_hidden_layers", "intermediate_size")
+        said = TowerSize(*(part.get(key, size) for key, size in zip(keys, usual, strict=True)))
         if said != tower:
             raise ValueError(
                 f"config.json's {name} says {said}, the tensors say {tower}; give those that belong together"
@@ -109,14 +123,23 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
                 ignored[f"{name}.{key}"] = f"is {part[key]}, the encoders of this model have no dropout"
     heads = tuple(part.get("num_attention_heads", 12) for part in parts.values())
     eps = tuple(part.get("layer_norm_eps", 1e-12) for part in parts.values())
-    pad_id = parts["text_config"].get("pad_token_id") or 0
-    found = {"num_heads": heads, "eps": eps, "head_eps": eps[:2], "pad_id": pad_id}
-    return _checked("config.json", guessed(layout, towers)._asdict() | found, Settings()), ignored
+    pad_id = parts.get("text_config", {}).get("pad_token_id") or 0
+    found: dict[str, Any] = {"num_heads": heads, "eps": eps, "pad_id": pad_id}
+    if len(parts) > 1:
+        found["head_eps"] = eps[:2]
+        found["gradients"] = "global" if config.get("global_backprop_contrastive", True) else "none"
+    usual_settings = Settings((12,) * len(towers), (layout.eps,) * len(towers))
+    return _checked("config.json", guessed(layout, towers)._asdict() | found, usual_settings), ignored
 
 
 def as_metadata(settings: Settings) -> dict[str, str]:
     """The metadata of a safetensors file with these settings."""
     return {_KEY: json.dumps(settings._asdict())}
+
+
+def says(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata has settings."""
+    return _KEY in metadata
 
 
 def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -> Settings:
@@ -129,7 +152,7 @@ def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -
         return guessed(layout, towers)
     try:
         said = json.loads(metadata[_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"the metadata's {_KEY!r} is damaged ({error}); give num_heads and a file without it"
         ) from error
@@ -137,6 +160,17 @@ def from_metadata(layout: Layout, towers: Towers, metadata: Mapping[str, str]) -
         raise ValueError(f"the metadata's {_KEY!r} is {said!r}; settings by name are due")
     usual = Settings((12,) * len(towers), (layout.eps,) * len(towers))
     return _checked("the metadata", {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}, usual)
+
+
+def _parts(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The config of each encoder that is there, by its name in that of a whole model."""
+    kind = config.get("model_type")
+    if kind == "flava" and len(towers) == len(_PARTS):
+        return {name: _part(config, name) for name in _PARTS}
+    part, names = _ALONE.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
+    if part and layout.name == f"transformers' {names}":
+        return {part: dict(config)}
+    raise ValueError(f"config.json is of model_type {kind!r}, the tensors of {layout.name}")
 
 
 def _part(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -160,5 +194,7 @@ def _alike(value: object, usual: object) -> bool:
     if isinstance(usual, tuple):
         return isinstance(value, tuple) and len(value) == len(usual) and all(map(_alike, value, usual))
     if isinstance(usual, float):
-        return type(value) in (int, float)
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
+    if type(usual) is int:
+        return type(value) is int and value >= 0
     return type(value) is type(usual)

@@ -4,29 +4,36 @@ Sizes are read off the tensors, names are mapped by the tables in `layouts_*`, e
 in a file is run: `torchflava.files` reads tensors only.
 """
 
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torchflava.files import load_metadata, load_tensors, save_tensors
-from torchflava.models import layouts_own, layouts_torchmultimodal, layouts_transformers
-from torchflava.models.architecture import TOWERS, Whole, build, settings_of, tower_sizes
-from torchflava.models.clip import Clip
-from torchflava.models.flava import Flava
+from torch import Tensor
+
+from torchflava.codebooks import DalleCodebook, PatchCodebook, load_codebook
+from torchflava.codebooks.dalle_names import OPENAI_CLASSES
+from torchflava.encoders import FusionEncoder, TextEncoder
+from torchflava.files import load_metadata, load_tensors, read_state, save_tensors
+from torchflava.models import layouts_clip_others, layouts_own, layouts_towers, layouts_vit
+from torchflava.models.alone import Encoder, build_encoder, heads_of_table, with_what_files_lack
+from torchflava.models.architecture import Whole, build, settings_of, tower_sizes
+from torchflava.models.clip_files import check_not_scripted
+from torchflava.models.hub import find_or_fetch
 from torchflava.models.layout import Layout, recognise, to_ours
-from torchflava.models.settings import Settings, Towers, as_metadata, from_config, from_metadata, guessed
+from torchflava.models.recognised import ENCODERS, LAYOUTS, settings_in
+from torchflava.models.settings import Settings, as_metadata
 
-LAYOUTS = (*layouts_own.LAYOUTS, *layouts_transformers.LAYOUTS, *layouts_torchmultimodal.LAYOUTS)
-"""All that can be read."""
-
-_WITH_CONFIG = ("model.safetensors", "pytorch_model.bin")
+Loadable = Whole | Encoder | DalleCodebook | PatchCodebook
+"""What weights are of: a whole model, one encoder, or a codebook."""
+Options = tuple[int | tuple[int, ...] | None, int | None, tuple[bool, bool] | None, bool | None]
+"""Heads, the side of an image, who sees padding, and which GELU CLIP computes, where a user says so."""
 
 
 class Loaded(NamedTuple):
     """A model, and what became of its file."""
 
-    model: Whole
+    model: Loadable
     """In evaluation mode, on the CPU, in float32."""
     layout: str
     """What the file was recognised as."""
@@ -34,70 +41,70 @@ class Loaded(NamedTuple):
     """What its tensors do not say: read from its config or metadata, given, or assumed."""
     unused: dict[str, str]
     """Names in the file, and in its config, that this model has no use for, each with the reason."""
+    made: dict[str, str]
+    """Names of the model that the file lacks and that begin anew, each with the reason."""
 
 
 def from_pretrained(
     path: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
-) -> Whole:
-    """The model in a folder or file of weights, in evaluation mode, on the CPU, in float32.
+    quick_gelu: bool | None = None,
+) -> Loadable:
+    """The model in a folder or file of weights, or on the Hugging Face Hub, in evaluation mode, on the CPU, in float32.
 
     Read are transformers' `FlavaForPreTraining` and `FlavaModel`, TorchMultimodal's `flava_model_for_pretraining`,
-    `flava_model` and `flava_model_for_classification`, and this project's run folders and files, CLIP's too. A classifier of
-    TorchMultimodal's is taken to read pairs; `model.reads = "image"` or `"text"` says otherwise.
+    `flava_model` and `flava_model_for_classification`, the checkpoint that FLAVA's authors trained, and this project's run
+    folders and files, CLIP's too. A classifier of TorchMultimodal's is taken to read pairs; `model.reads = "image"` or
+    `"text"` says otherwise. CLIP in open_clip's, OpenAI's or transformers' layout gives CLIP for pretraining, as the file has
+    its temperature; `model.flava` is the `Clip`. A file of one encoder gives that encoder: transformers' `FlavaImageModel`,
+    `FlavaTextModel` and `FlavaMultimodalModel`, DINO's and timm's ViT, BEiT. A file of a codebook gives that: OpenAI's dVAE
+    (`encoder.pkl`), transformers' `FlavaImageCodebook`, this project's own. Only tensors are read; no pickle is run.
 
     Args:
         path: a folder with `model.safetensors` or `pytorch_model.bin`, whole or in shards, and transformers'
-            `config.json`; or one file: `.safetensors`, an index of shards, `.pt`, `.pth`, `.bin`.
+            `config.json`; or one file: `.safetensors`, an index of shards, `.pt`, `.pth`, `.bin`, `.pkl`; or, as a string and
+            where no such file is, the name of a model on the Hub: `"facebook/flava-full"`. It is fetched once, with the
+            user's own token (`HF_TOKEN`); under `HF_HUB_OFFLINE=1` it must be in the cache.
+        revision: branch, tag or commit of a model on the Hub.
         num_heads: of attention, in all encoders or in the image, text and (FLAVA's) fusion encoder. By default what the file or
             its config says, else what the named size has that has these sizes (`SIZES`), else one for every 64 of width.
         image_size: side of an image in pixels, a multiple of the patch size, to which the positions are resized.
         attend_to_padding: whether the text encoder, and the fusion encoder, see padding. By default (False, True) for
-            both references' files, as the released weights were trained, and what the file says, else (False, False),
+            others' files, as the released weights were trained, and what the file says, else (False, False),
             for this project's. transformers computes (False, False) if given an attention mask and (True, True) if not,
             TorchMultimodal (False, True). Where nothing is padded all are the same. CLIP never sees padding.
+        quick_gelu: whether CLIP's MLPs compute OpenAI's approximate GELU, x * sigmoid(1.702 x). By default what the config
+            says; without one, True for OpenAI's and transformers' files, False for open_clip's.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file, or no such model on the Hub.
+        ConnectionError: if the Hub cannot be reached and the model is not in the cache.
+        PermissionError: if the Hub gives the model to those only who were let in.
         ValueError: for a file that is damaged or of an unknown layout, naming the keys that are missing, unknown or of
-            a wrong shape, and for an option that does not fit the sizes.
+            a wrong shape, and for an option that does not fit.
     """
-    return load_pretrained(path, num_heads=num_heads, image_size=image_size, attend_to_padding=attend_to_padding).model
+    options: Options = (num_heads, image_size, attend_to_padding, quick_gelu)
+    return _load(path, revision, options).model
 
 
 def load_pretrained(
     path: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
+    quick_gelu: bool | None = None,
 ) -> Loaded:
-    """As `from_pretrained`, together with what the file was, what was assumed and which names were left out."""
-    path = Path(path)
-    tensors = load_tensors(path)
-    layout = recognise(LAYOUTS, tensors)
-    state, unused = to_ours(layout, tensors)
-    towers = tower_sizes(state)
-    settings, ignored = settings_in(path, layout, towers)
-    if num_heads is not None:
-        settings = settings._replace(num_heads=_of_each(num_heads, len(towers)))
-    if attend_to_padding is not None:
-        if len(towers) < len(TOWERS):
-            raise ValueError(f"{path} is {layout.name}, which never sees padding; leave attend_to_padding out")
-        settings = settings._replace(attend_to_padding=attend_to_padding)
-    if 0 in settings.num_heads:
-        widths = [tower.width for tower in towers]
-        raise ValueError(f"{path} does not say how many heads encoders of widths {widths} have; give num_heads")
-    model = build(state, settings)
-    if image_size is not None:
-        (model if isinstance(model, Flava | Clip) else model.flava).resize(image_size)
-    return Loaded(model.eval(), layout.name, settings, unused | ignored)
+    """As `from_pretrained`, together with what the file was, what was assumed, which names were left out and which begin anew."""
+    return _load(path, revision, (num_heads, image_size, attend_to_padding, quick_gelu))
 
 
-def save_pretrained(model: Whole, path: str | os.PathLike[str]) -> None:
+def save_pretrained(model: Loadable, path: str | os.PathLike[str]) -> None:
     """Write a safetensors file, or `model.safetensors` into a folder, from which `from_pretrained` makes the same model.
 
     The model must not be sharded; where it is, write its full state with `files.save_tensors` and `metadata_of(model)`.
@@ -105,13 +112,17 @@ def save_pretrained(model: Whole, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: naming what is not this project's own, which weights alone would not bring back.
     """
-    state = model.state_dict()
-    to_ours(recognise(layouts_own.LAYOUTS, state), state)
     path = Path(path)
-    save_tensors(path / "model.safetensors" if path.is_dir() else path, state, metadata_of(model))
+    file = path / "model.safetensors" if path.is_dir() else path
+    if isinstance(model, DalleCodebook | PatchCodebook):
+        model.save(file)
+        return
+    state = model.state_dict()
+    to_ours(recognise((*layouts_own.LAYOUTS, *layouts_towers.OWN), state), state)
+    save_tensors(file, state, metadata_of(model))
 
 
-def metadata_of(model: Whole) -> dict[str, str]:
+def metadata_of(model: Whole | Encoder) -> dict[str, str]:
     """What `from_pretrained` must know beside the tensors, as the metadata of a safetensors file.
 
     Raises:
@@ -120,37 +131,88 @@ def metadata_of(model: Whole) -> dict[str, str]:
     return as_metadata(settings_of(model))
 
 
+def _load(path: str | os.PathLike[str], revision: str | None, options: Options) -> Loaded:
+    path = find_or_fetch(path, revision)
+    tensors = layouts_clip_others.unwrapped(_tensors(path))
+    if _is_codebook(path, tensors):
+        return _codebook(path, options)
+    layout = recognise(LAYOUTS + ENCODERS, tensors)
+    if layout in layouts_vit.LAYOUTS:
+        tensors = layouts_vit.completed(tensors)
+    state, unused = to_ours(layout, tensors)
+    state, made = with_what_files_lack(layout, state)
+    settings, ignored = settings_in(path, layout, tower_sizes(state))
+    settings = layouts_clip_others.ended(layout, settings, state)
+    if heads := heads_of_table(state) if layout in layouts_vit.LAYOUTS else None:
+        settings = settings._replace(num_heads=(heads,))
+    settings = _chosen(path, layout, settings, state=state, options=options)
+    model = build(state, settings) if layout in LAYOUTS else build_encoder(state, settings)
+    if options[1] is not None:
+        _resize(path, model, options[1])
+    return Loaded(model.eval(), layout.name, settings, unused | ignored, made)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """What is in a file; OpenAI's dVAE, a whole module in a pickle, is parsed."""
+    check_not_scripted(path)
+    try:
+        return load_tensors(path)
+    except ValueError as error:
+        if "dall_e." not in str(error):
+            raise
+        return read_state(path, OPENAI_CLASSES)
+
+
+def _is_codebook(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    names = ("blocks.input.w", "blocks.input.weight", "encoder.blocks.input.w")
+    return "codebook" in load_metadata(path) or any(name in tensors for name in names)
+
+
+def _codebook(path: Path, options: Options) -> Loaded:
+    num_heads, image_size, attend_to_padding, quick_gelu = options
+    if quick_gelu is not None:
+        raise ValueError(f"{path} is a codebook, and quick_gelu is CLIP's; leave it out")
+    if num_heads is not None or attend_to_padding is not None:
+        raise ValueError(f"{path} is a codebook, which has no attention; leave num_heads and attend_to_padding out")
+    if load_metadata(path).get("codebook") != "patches":
+        return Loaded(
+            DalleCodebook.from_file(path, image_size=image_size), "a dVAE's encoder", Settings((), ()), {}, {}
+        )
+    if image_size is not None:
+        raise ValueError(f"{path} is a codebook of patches, of one size; leave image_size={image_size} out")
+    return Loaded(load_codebook(path), "torchflava's PatchCodebook", Settings((), ()), {}, {})
+
+
+def _chosen(
+    path: Path, layout: Layout, settings: Settings, *, state: Mapping[str, Tensor], options: Options
+) -> Settings:
+    """The settings with what was asked for in place of what the file says."""
+    num_heads, _, attend_to_padding, quick_gelu = options
+    towers = tower_sizes(state)
+    if num_heads is not None:
+        settings = settings._replace(num_heads=_of_each(num_heads, len(towers)))
+    if attend_to_padding is not None:
+        if not any("text_encoder.embed.segments" in name or "fusion_encoder" in name for name in state):
+            raise ValueError(f"{path} is {layout.name}, which never sees padding; leave attend_to_padding out")
+        settings = settings._replace(attend_to_padding=attend_to_padding)
+    if quick_gelu is not None:
+        if not any("text_encoder.embed.words" in name for name in state) or len(towers) != 2:
+            raise ValueError(f"{path} is {layout.name}, and quick_gelu is CLIP's; leave it out")
+        settings = settings._replace(quick_gelu=quick_gelu)
+    if 0 in settings.num_heads:
+        widths = [tower.width for tower in towers]
+        raise ValueError(f"{path} does not say how many heads encoders of widths {widths} have; give num_heads")
+    return settings
+
+
+def _resize(path: Path, model: Whole | Encoder, image_size: int) -> None:
+    if isinstance(model, TextEncoder | FusionEncoder):
+        raise ValueError(f"{path} is a {type(model).__name__}, which sees no image; leave image_size={image_size} out")
+    model.resize(image_size)
+
+
 def _of_each(num_heads: int | tuple[int, ...], num_towers: int) -> tuple[int, ...]:
     each = (num_heads,) * num_towers if isinstance(num_heads, int) else tuple(num_heads)
     if len(each) != num_towers or min(each) < 1:
         raise ValueError(f"num_heads is {num_heads}; a number above 0 is due, or one for each of {num_towers} encoders")
     return each
-
-
-def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, dict[str, str]]:
-    """What a file, or the config beside it, says beyond its tensors; and what of it has no counterpart here."""
-    if layout in layouts_own.LAYOUTS:
-        file = path / "model.safetensors" if path.is_dir() else path
-        in_file = file.suffix == ".safetensors" and file.is_file()
-        return from_metadata(layout, towers, load_metadata(file) if in_file else {}), {}
-    config = _config(path) if layout in layouts_transformers.LAYOUTS else None
-    if config is None:
-        return guessed(layout, towers), {}
-    settings, ignored = from_config(layout, towers, config)
-    return settings, {f"config.json: {name}": reason for name, reason in ignored.items()}
-
-
-def _config(path: Path) -> dict[str, Any] | None:
-    """The `config.json` in a folder, or beside a file of the name that it has in such a folder."""
-    if path.is_file() and path.name.removesuffix(".index.json") not in _WITH_CONFIG:
-        return None
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again, or load the weights' file by itself") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds a {type(config).__name__}; transformers' configuration is due")
-    return config

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchflava.losses import Loss, answers_loss, class_loss, score_loss
 from torchflava.tasks.examples import Example, TuningTask
 from torchflava.tasks.images import read_image
-from torchflava.transforms import Collate, TrainViews, WholeView, WordPiece, encode_joined, normalise
+from torchflava.transforms import Collate, TextTokenizer, TrainViews, WholeView, encode_joined, normalise
 
 
 class TuningRow(NamedTuple):
@@ -67,7 +67,7 @@ class Feed:
     """
 
     def __init__(
-        self, task: TuningTask, tokenizer: WordPiece | None, *, max_length: int, image_size: int, crop: float = 1.0
+        self, task: TuningTask, tokenizer: TextTokenizer | None, *, max_length: int, image_size: int, crop: float = 1.0
     ) -> None:
         if task.reads != "image" and tokenizer is None:
             raise ValueError(f"{task.name} has texts, which need a vocabulary; name a vocab.txt by --vocab")

@@ -4,7 +4,7 @@ The numbers are FSDP2's (torch 2.14, `MixedPrecisionPolicy`): weights, inputs an
 gradients added up in float32. What it saves: docs/decisions/0072.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, ItemsView, Iterable, Iterator, ValuesView
 from functools import partial, wraps
 from typing import Any
 
@@ -54,6 +54,15 @@ class _Weights(dict[str, Any]):
         if key not in self.made:
             self.made[key] = self.cast(own)
         return self.made[key]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401  # it is this `get` that would be called
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]  # of `parameters()`, by which parts ask for their type
+        return {name: self[name] for name in self}.items()
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        return {name: self[name] for name in self}.values()
 
 
 class _LowPrecision:

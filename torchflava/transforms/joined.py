@@ -1,11 +1,11 @@
 """Two texts as one row of ids: [CLS] first [SEP] second [SEP] (Devlin et al. 2019, §3.1). FLAVA knows segment 0 alone."""
 
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms.tokenizer import TextTokenizer
 
 _WHOLE = 1 << 24  # ids of a text, of which there are fewer
 
 
-def encode_joined(tokenizer: WordPiece, first: str, second: str | None, *, max_length: int) -> list[int]:
+def encode_joined(tokenizer: TextTokenizer, first: str, second: str | None, *, max_length: int) -> list[int]:
     """One text or two -> at most `max_length` ids. Of two that are too long together, the longer one loses its end first.
 
     Raises:

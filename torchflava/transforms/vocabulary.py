@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -191,6 +193,18 @@ def _alphabet(counts: Counter[str], vocab_size: int, splitter: Tokenizer) -> tup
         if continues:
             continuing.add(character)
     return kept, [*sorted(kept), *("##" + character for character in sorted(continuing))]
+
+
+def check_ids(ids: Any, vocab_size: int) -> None:
+    """Raise a ValueError if one of `ids` (a CPU tensor, an array, nested lists of equal lengths) is not a token's."""
+    array = np.asarray(ids)
+    if not array.size:
+        return
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"ids are {array.dtype}, whole numbers are due")
+    worst = array.max() if array.max() >= vocab_size else array.min()
+    if not 0 <= worst < vocab_size:
+        raise ValueError(f"id {worst} is outside this vocabulary of {vocab_size}: encode with its tokenizer")
 
 
 def complaint(text: object) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from torchflava.transforms.vocabulary import (
@@ -18,6 +17,7 @@ from torchflava.transforms.vocabulary import (
     SEP,
     SPECIAL,
     bert_tokenizer,
+    check_ids,
     complaint,
     configured_lowercase,
     fetch_tokenizer,
@@ -180,14 +180,7 @@ class WordPiece:
 
     def check_ids(self, ids: Any) -> None:
         """Raise a ValueError if one of `ids` (a CPU tensor, an array, nested lists of equal lengths) is not a token's."""
-        array = np.asarray(ids)
-        if not array.size:
-            return
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"ids are {array.dtype}, whole numbers are due")
-        worst = array.max() if array.max() >= self.vocab_size else array.min()
-        if not 0 <= worst < self.vocab_size:
-            raise ValueError(f"id {worst} is outside this vocabulary of {self.vocab_size}: encode with its tokenizer")
+        check_ids(ids, self.vocab_size)
 
     def save(self, path: str | Path) -> None:
         """Write `vocab.txt`, or with a name that ends in .json the whole tokenizer, for `transformers` too.
