@@ -34,7 +34,7 @@ class Dvae:
 
     num_codes: int = 128
     """K."""
-    width: int = 16
+    width: int = 24
     """Of the encoder's first group of blocks and the decoder's last, a multiple of 4; the other groups are 2, 4 and 8 times as
     wide."""
     blocks: int = 1
@@ -42,12 +42,12 @@ class Dvae:
     first_width: int = 64
     """Of the decoder's first convolution, which reads codes."""
 
-    steps: int = 400
+    steps: int = 1500
     batch_size: int = 32
     """Images in a step, over all ranks."""
     lr: float = 6e-3
     """Peak learning rate."""
-    encoder_lr: float = 0.03
+    encoder_lr: float = 0.06
     """Share of the learning rate that the encoder has, so that the decoder learns what codes say before they change; 1 is the
     paper's."""
     first_spread: float = 15.0
@@ -99,13 +99,13 @@ class Dvae:
     """Have the ranks compare which samples they are at in every step, not just in the first 20."""
     log_every: int = 10
     """Steps between two records in the log."""
-    save_every: int = 200
+    save_every: int = 500
     """Steps between two checkpoints; the last step is always saved."""
     keep: int = 2
     """Checkpoints that are kept, the last ones."""
     keep_every: int = 0
     """Checkpoints of steps that are a multiple of it are kept too; 0 keeps none."""
-    measure_every: int = 100
+    measure_every: int = 250
     """Steps between two measurements on held-out images, with pictures for TensorBoard; 0 measures at the end alone."""
     measured: int = 256
     """Held-out images that are measured on, at most."""
@@ -131,7 +131,7 @@ class Dvae:
 
 
 def scenes() -> Dvae:
-    """The default: a codebook of captioned scenes, in about two minutes on two CPU cores."""
+    """The default: a codebook of captioned scenes, in a few minutes on two CPU cores."""
     return Dvae()
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torchflava.evaluation import class_embeddings
 from torchflava.models import Clip, Flava
 from torchflava.transforms.image import CorruptSample, decoded, normalise
+from torchflava.transforms.tokenizer import TextTokenizer
 from torchflava.transforms.wordpiece import WordPiece
 
 _HITS = 12
@@ -46,7 +47,7 @@ class Answers:
     """
 
     def __init__(
-        self, model: nn.Module, seen: Evaluated, tokenizer: WordPiece | None, *, gallery: Gallery, max_length: int
+        self, model: nn.Module, seen: Evaluated, tokenizer: TextTokenizer | None, *, gallery: Gallery, max_length: int
     ) -> None:
         self.model, self.seen, self.tokenizer, self.gallery = model, seen, tokenizer, gallery
         self.flava: Any = model if isinstance(model, Flava | Clip) else model.flava
@@ -72,12 +73,14 @@ class Answers:
             return dict.fromkeys(("search", "classify", "fill", "attend"), why)
         if not self.gallery.files:
             told["search"] = "There are no images to search; start with --images."
-        if not isinstance(self.flava, Flava):
+        if isinstance(self.flava, Flava) and not isinstance(self.tokenizer, WordPiece):
+            told["attend"] = "This part reads words by WordPiece, and the model has another vocabulary."
+        elif not isinstance(self.flava, Flava):
             told["attend"] = (
                 "This model has no fusion encoder to look into: CLIP compares images and texts, and joins none."
             )
         if not self._fills(alone=True) and not self._fills(alone=False):
-            told["fill"] = "This model predicts no masked words: it has no head for them (mlm, mmm_text)."
+            told["fill"] = "This model predicts no masked words: it has no head for them (mlm, mmm_text), or no [MASK]."
         return told
 
     def answer(self, part: str, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +151,7 @@ class Answers:
     def _attend(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Where CLS_M looks, over patches and words, and what the matching head says."""
         image = self._image(asked)
-        assert self.tokenizer is not None
+        assert isinstance(self.tokenizer, WordPiece)
         pair = Pair(image, _text(asked), num_patches=0, max_length=self.max_length)
         found = look(self.model, self.tokenizer, pair)
         told: dict[str, Any] = {"matched": found.matched, "cosine": found.cosine, "view": _uri(found.view)}
@@ -164,11 +167,11 @@ class Answers:
 
     def _fills(self, *, alone: bool) -> bool:
         head = getattr(self.model, "mlm" if alone else "mmm_text", None)
-        return head is not None and isinstance(self.flava, Flava) and self.tokenizer is not None
+        return head is not None and isinstance(self.flava, Flava) and isinstance(self.tokenizer, WordPiece)
 
     def _masked_ids(self, text: str) -> tuple[Tensor, list[int]]:
         """(1, T) ids with [MASK] where it stands in the text, or ____; and the places."""
-        assert self.tokenizer is not None
+        assert isinstance(self.tokenizer, WordPiece)
         pieces = [self.tokenizer.encode(part, self.max_length).ids for part in _MASK.split(text)]
         ids = pieces[0][:1]
         for number, piece in enumerate(pieces):
@@ -181,7 +184,7 @@ class Answers:
 
     def _guesses(self, logits: Tensor) -> list[list[dict[str, Any]]]:
         """(K, V) -> for each place the likeliest tokens."""
-        assert self.tokenizer is not None
+        assert isinstance(self.tokenizer, WordPiece)
         tokens = self.tokenizer.tokens  # of which a model may know more than there are
         shares, ids = logits.float().softmax(-1)[:, : len(tokens)].topk(min(_GUESSES, len(tokens)))
         return [

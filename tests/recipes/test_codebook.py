@@ -103,7 +103,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny_run: Path, tmp_path: Path, capsys
         (["--width", "10"], "--width 10 is no multiple of 4"),
         (["--temperature", "0"], "--temperature 0.0 must be at least 1e-06"),
         (["--crop", "0.9", "0.5"], "--crop 0.9 0.5 must rise from above 0 to at most 1"),
-        (["--warmup-steps", "400"], "--warmup-steps 400 must be below the 1 of --steps 400"),
+        (["--warmup-steps", "1500"], "--warmup-steps 1500 must be below the 1 of --steps 1500"),
         (["--corpus", "own"], "--images names no place; give one or more"),
         (["--images", "x"], "--images is for your own data; say --corpus own too"),
         (

@@ -179,7 +179,7 @@ def clustered_logits(
 
 
 def gumbel_noise(keys: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
-    """(B, *shape) float32 from the standard Gumbel distribution, each row by its own key, whatever stands in the others.
+    """(B, ...) float32 from the standard Gumbel distribution, each row by its own key, whatever stands in the others.
 
     Args:
         keys: B numbers of 64 bits, such as of seed, step and row.
