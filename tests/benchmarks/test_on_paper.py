@@ -102,7 +102,8 @@ def counted(spread: str, precision: str, kind: str, world_size: int) -> Sent:
     return Counter((sent.verb, sent.nbytes) for sent in found)
 
 
-@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 4])
 def test_what_is_counted_is_what_ranks_send_to_the_byte(world_size: int) -> None:
     for of_rank in on_ranks(world_size, sends)[sends]:
         assert len(of_rank) == (6 if world_size == 2 else 9)
