@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -93,7 +94,7 @@ def report(config: Dvae, health: Health, started: Started) -> None:
     print(
         f"\n{text}\n{told}\nIn {folder}: picture.png, codebook.safetensors, decoder.safetensors, log.jsonl.", flush=True
     )
-    size = f"--codebook {folder / 'codebook.safetensors'} --code-size {config.code_size}"
+    size = f"--codebook {shlex.quote(str(folder / 'codebook.safetensors'))} --code-size {config.code_size}"
     print(f"recipes/pretrain.py takes it by {size}, with {config.code_size // 8} patches a side.", flush=True)
 
 

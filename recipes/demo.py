@@ -13,8 +13,6 @@ from typing import Annotated, Literal
 import tyro
 from evaluation_settings import Subject
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-
 
 @dataclass(frozen=True)
 class Demo:
@@ -47,11 +45,6 @@ class Demo:
         return Subject(
             self.model, vocab=self.vocab, image_size=self.image_size, name=self.name, device=self.device, out="."
         )
-
-    @property
-    def is_local(self) -> bool:
-        """Whether no other machine can ask."""
-        return self.host in _LOCAL
 
 
 def main(words: Sequence[str]) -> None:

@@ -122,6 +122,9 @@ class Answers:
         if "{}" not in prompt:
             raise ValueError('The prompt needs {} where the label goes, as in "a photo of a {}".')
         assert self.seen.embed_text is not None
+        longest = len(prompt) + prompt.count("{}") * (max(map(len, labels)) - 2)
+        if longest > _MOST_LETTERS:
+            raise ValueError(f"With a label the prompt has {longest} letters; at most {_MOST_LETTERS} are read.")
         embedded = class_embeddings(self.seen.embed_text, [[prompt.replace("{}", label)] for label in labels])
         cosines = embedded @ self._embedded(self._image(asked))
         scale = self._scale()
@@ -178,6 +181,11 @@ class Answers:
             ids = [*ids, *([self.tokenizer.mask_id] if number else []), *piece[1:-1]]
         ids = [*ids[: self.max_length - 1], pieces[0][-1]]
         places = [at for at, id in enumerate(ids) if id == self.tokenizer.mask_id]
+        if not places and len(pieces) > 1:
+            told = (
+                f"The first place to fill in lies beyond the {self.max_length} tokens that are read; shorten the text."
+            )
+            raise ValueError(told)
         if not places:
             raise ValueError("Write [MASK] or ____ in the text, where a word is to be filled in.")
         return torch.tensor([ids], device=self.device), places

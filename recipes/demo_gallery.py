@@ -38,7 +38,7 @@ class Gallery(NamedTuple):
     images: Tensor
     """(I, E), of length 1."""
     pixels: list[Tensor]
-    """(3, H, W) uint8 each, at the model's size."""
+    """(3, H, W) uint8 each, larger ones made smaller: what is asked about."""
     lines: list[str]
     """Texts, no two alike."""
     texts: Tensor
@@ -98,8 +98,8 @@ def _source(asked: Demo) -> tuple[str, Any, bool]:
     if asked.images:
         try:
             return asked.images, open_pairs(asked.images), True
-        except ValueError:  # no captions
-            return asked.images, open_images(asked.images), False
+        except ValueError as error:
+            return asked.images, _without_captions(asked.images, error), False
     folder = Path(asked.model)
     if kind_of(folder) != "pretraining":
         return "", [], False
@@ -111,8 +111,24 @@ def _source(asked: Demo) -> tuple[str, Any, bool]:
     return ("emoji of the vendor held out", ShardPairs(shards, "emoji"), True) if shards else ("", [], False)
 
 
+def _without_captions(place: str, why: ValueError) -> Any:
+    """The images at a place that holds no pairs; where it holds no images either, that is the lesser news."""
+    try:
+        images = open_images(place)
+    except ValueError:
+        raise why from None
+    log.warning("images are shown without captions: %s", why)
+    return images
+
+
 def _lines(asked: Demo) -> list[str]:
-    return Path(asked.texts).read_text(errors="replace").splitlines()[: asked.most] if asked.texts else []
+    """The texts of `--texts`, if it is given."""
+    if not asked.texts:
+        return []
+    lines = [line for line in Path(asked.texts).read_text(errors="replace").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"--texts {asked.texts} has no text; write one a line, or leave it out")
+    return lines[: asked.most]
 
 
 def _embedded(embed: Any, rows: Sequence[Any], device: torch.device) -> Tensor:

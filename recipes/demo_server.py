@@ -6,6 +6,7 @@ sites cannot ask (a question must be JSON, and the Host must be the page's own),
 
 import json
 import secrets
+import socket
 import sys
 import traceback
 from http import HTTPStatus
@@ -40,17 +41,23 @@ class DemoServer(ThreadingHTTPServer):
         self.local = host in _LOCAL
         text = (Path(__file__).parent / _PAGE).read_text()
         self.page = Environment(autoescape=True).from_string(text)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     @property
     def address(self) -> str:
         """Of the page."""
-        host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}"
+        host, port = str(self.server_address[0]), self.server_address[1]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def allows(self, host: str) -> bool:
         """Whether a request's Host is the page's own: another site's name may lead here too (DNS rebinding)."""
-        return not self.local or urlsplit(f"//{host}").hostname in _LOCAL
+        if not self.local:
+            return True
+        try:
+            return urlsplit(f"//{host}").hostname in _LOCAL
+        except ValueError:  # for a bracket that nothing closes
+            return False
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The page, what there is, or a picture by its number."""
         if not self._is_ours():
             return
-        path = urlsplit(self.path).path
+        path = self.path.partition("?")[0]
         answers = self.server.answers
         if path == "/":
             self._send_page()
@@ -94,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             if not isinstance(asked, dict):
                 raise ValueError("A question must be a JSON object.")
-            told = self.server.answers.answer(urlsplit(self.path).path.removeprefix("/ask/"), asked)
+            told = self.server.answers.answer(self.path.partition("?")[0].removeprefix("/ask/"), asked)
         except KeyError:
             self._send_json(HTTPStatus.NOT_FOUND, {"error": "There is no such question."})
         except (ValueError, RecursionError) as error:
@@ -149,7 +156,7 @@ def serve(answers: Answers, host: str, port: int, *, shown: str) -> None:
         server = DemoServer(answers, host, port, shown=shown)
     except OSError as error:
         raise OSError(
-            f"{host}:{port} cannot be served at ({error}); choose another --port, or 0 for a free one"
+            f"{host}:{port} cannot be served at ({error}); choose another --port, 0 for a free one, or another --host"
         ) from error
     with server:
         print(f"{shown}: open {server.address} in a browser; Ctrl-C ends it", flush=True)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchflava.codebooks import (
     DalleCodebook,
@@ -19,12 +20,14 @@ from torchflava.codebooks import (
     clustered_logits,
     discrete_vae,
     gumbel_noise,
+    kmeans,
     load_codebook,
     map_pixels,
     relaxed_codes,
     save_codebook,
     unmap_pixels,
 )
+from torchflava.codebooks import dvae as dvae_room
 from torchflava.codebooks.dalle_names import dalle_layout, decoder_layout
 from torchflava.files import load_metadata, load_tensors
 
@@ -153,6 +156,25 @@ def test_codes_can_begin_as_clusters() -> None:
     assert float((nearest == codes).float().mean()) > 0.97  # Lloyd's may have had a step to go
     with pytest.raises(ValueError, match="differ"):
         clustered_logits(points[:1].expand(20, -1), CODES, spread=4.0, generator=torch.Generator())
+
+
+def test_clusters_of_many_places_and_codes_need_no_table_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            self.numbers = max(self.numbers, made.numel() if isinstance(made, Tensor) else 0)
+            return made
+
+    points = torch.randn(700, 3, generator=torch.Generator().manual_seed(0))
+    due = clustered_logits(points, CODES, spread=4.0, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(kmeans, "_CHUNK", 50)
+    monkeypatch.setattr(dvae_room, "_AT_ONCE", 50)
+    with Largest() as seen:
+        found = clustered_logits(points, CODES, spread=4.0, generator=torch.Generator().manual_seed(0))
+    assert seen.numbers == 700 * 3  # the places themselves
+    torch.testing.assert_close(found, due)
 
 
 def test_relaxed_codes_are_drawn_from_the_softmax() -> None:

@@ -16,7 +16,7 @@ import demo
 import pytest
 import torch
 from demo import Demo
-from demo_server import MOST_BYTES
+from demo_server import MOST_BYTES, DemoServer
 from PIL import Image
 from served import HOSTILE, Client, base64_of, clip, flava, make_folder, png, serving
 
@@ -205,6 +205,13 @@ def large() -> bytes:
         ("classify", {"image": 0, "labels": " \n "}, "Give from 1 to 200 labels"),
         ("classify", {"image": 0, "labels": "a\n" * 201}, "these are 201"),
         ("classify", {"image": 0, "labels": "a", "prompt": "a photo"}, "The prompt needs {}"),
+        (
+            "classify",
+            {"image": 0, "labels": "a" * 1000, "prompt": "{} {} {}"},
+            "the prompt has 3002 letters; at most 2000",
+        ),
+        ("classify", {"image": 0, "labels": "a", "prompt": "{}" * 2001}, "the prompt has 2001 letters; at most 2000"),
+        ("fill", {"text": "dog " * 13 + "____"}, "lies beyond the 13 tokens that are read; shorten the text"),
         ("attend", {"image": 0, "text": ""}, "Write a text first."),
     ],
 )
@@ -224,6 +231,8 @@ def test_what_cannot_be_answered_is_told(client: Client, part: str, question: di
         ("GET", "/picture/-1", {}, None, 404),
         ("GET", "/demo.py", {}, None, 404),
         ("GET", "/", {"Host": "evil.test"}, None, 403),
+        ("GET", "/", {"Host": "["}, None, 403),
+        ("GET", "HTTP://[/", {}, None, 404),
         ("POST", "/ask/search", {"Host": "evil.test:80", **JSON}, b'{"text": "a"}', 403),
         ("POST", "/ask/search", {"Content-Type": "text/plain"}, b'{"text": "a"}', 415),
         ("POST", "/ask/search", JSON, b"{", 400),
@@ -299,6 +308,31 @@ def test_texts_of_ones_own_and_damaged_images(folder: Path, tmp_path: Path) -> N
         serving(Demo(str(folder), images=str(photos))),
     ):
         pass
+
+
+def test_why_there_are_no_captions_is_told(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    with serving(Demo(str(folder), images=str(tmp_path))) as client:
+        assert client.answers.gallery.captions == [""]
+    assert "images are shown without captions: " in caplog.text
+    (tmp_path / "captions.csv").write_text("picture\na.png\n")
+    for wrong in (Demo(str(folder), images=str(tmp_path / "captions.csv")), Demo(str(folder), images="no/where")):
+        with pytest.raises(ValueError, match=r"captions\.csv|there is no no/where"), serving(wrong):
+            pass
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    texts = str(tmp_path / "empty.txt")
+    with pytest.raises(ValueError, match=r"empty\.txt has no text"), serving(Demo(str(folder), texts=texts)):
+        pass
+
+
+def test_it_is_served_by_ip_version_6(client: Client) -> None:
+    try:
+        server = DemoServer(client.answers, "::1", 0, shown="six")
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+    with server:
+        assert server.address == f"http://[::1]:{server.server_address[1]}"
+        assert server.allows("[::1]:8010")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torchflava.layers import init_by_fan_in
 from torchflava.losses import Loss, logit_laplace_loss, uniform_kl_loss
 
 _ITERATIONS = 20  # of Lloyd's
+_AT_ONCE = 16384  # places whose logits are held at once
 
 
 class DvaeBatch(NamedTuple):
@@ -174,7 +175,8 @@ def clustered_logits(
     centres, _ = kmeans(points, num_codes, weights=weights, iterations=_ITERATIONS, generator=generator)
     mean = points.mean(0)  # which moves all logits of a place alike
     weight, bias = centres - mean, (mean.square().sum() - centres.square().sum(1)) / 2
-    factor = spread / (points @ weight.T + bias).std(1).mean()
+    spreads = [(part @ weight.T + bias).std(1) for part in points.split(_AT_ONCE)]
+    factor = spread / torch.cat(spreads).mean()
     return (factor * weight).float()[:, :, None, None], (factor * bias).float()
 
 
