@@ -117,11 +117,26 @@ def test_after_a_backward_that_failed_the_next_step_is_right() -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         torch.stack(list(mean_losses(model(tiny.batch_of("text"))).values())).sum().backward()
     handle.remove()
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
     with torch.no_grad():
         for parameter in (*own, *due.parameters()):
             parameter.mul_(1.5)
     found, wanted = (given(tiny.batch_of("text"))["mlm"].total for given in (model, alone(due, "bf16")))
     assert torch.equal(found, wanted)
+
+
+def test_a_copy_that_would_compute_with_the_first_one_s_weights_is_refused() -> None:
+    model = alone(tiny.pretraining(), "bf16")
+    with pytest.raises(TypeError, match=r"copy it before shard\(\)"):
+        deepcopy(model)
+    copied = deepcopy(alone(tiny.pretraining(), "fp32"))  # which nothing was done to
+    assert copied.embed_image(tiny.batch_of("pair").pixels).isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_verb_that_is_no_method_is_told(precision: str) -> None:
+    with pytest.raises(ValueError, match="a FlavaForPreTraining has no method 'embed_picture'"):
+        shard(tiny.pretraining(), mesh_of(DEVICE), precision=precision, verbs=["embed_picture"])
 
 
 def computed_again(unit: nn.Module) -> None:

@@ -39,6 +39,15 @@ def cast_alone(
             unit._compiled_call_impl = low.filling(unit, unit._compiled_call_impl)
     for name in ("forward", *verbs):
         setattr(model, name, low.calling(getattr(model, name)))
+    model.register_state_dict_pre_hook(lambda *_: low.put_back())  # after a backward that failed
+    model.__dict__["__deepcopy__"] = _refuse_copy
+
+
+def _refuse_copy(_: Any) -> Any:
+    raise TypeError(
+        "a model in low precision on one rank cannot be copied, for the copy would compute with this one's weights; "
+        "copy it before shard(), or load its state_dict() into one that is built anew"
+    )
 
 
 class _Weights(dict[str, Any]):

@@ -94,11 +94,15 @@ def shard(
         seed: draw the weights, as `initialise` does; must be given for a model on the meta device.
 
     Raises:
-        ValueError: for an unknown precision, a model without units, or one on the meta device without a seed.
+        ValueError: for an unknown precision or verb, a model without units, or one on the meta device without a seed.
     """
     if precision not in _DTYPES:
         raise ValueError(f"precision must be one of {', '.join(_DTYPES)}, got {precision!r}")
-    units = list(_units(model) if units is None else units)
+    units, verbs = list(_units(model) if units is None else units), list(verbs)
+    if unknown := [verb for verb in verbs if not callable(getattr(model, verb, None))]:
+        raise ValueError(
+            f"a {type(model).__name__} has no method {unknown[0]!r}; verbs are names of methods of its own"
+        )
     if seed is None and any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("the model is on the meta device; give a seed, so that its weights can be drawn")
     if mesh.size() == 1 and not offload:
