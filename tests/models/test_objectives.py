@@ -10,7 +10,7 @@ from torch import nn
 
 from torchflava.batch import Batch, CachedPairBatch, ImageBatch, PairBatch
 from torchflava.losses import Loss
-from torchflava.models import Clip, Flava, save_pretrained
+from torchflava.models import Clip, Flava, save_pretrained, to_torchmultimodal, to_transformers
 
 
 class Brightness(nn.Module):
@@ -81,8 +81,12 @@ def test_a_taken_name_and_what_is_no_loss_are_refused(name: str, error: type[Exc
         model(tiny.image_batch())
 
 
-def test_a_file_of_weights_names_what_it_cannot_bring_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [save_pretrained, to_transformers, to_torchmultimodal])
+def test_a_file_of_weights_names_what_it_cannot_bring_back(write: Any, tmp_path: Path) -> None:
     model = tiny.pretraining()
     model.objectives["brightness"] = Brightness(tiny.IMAGE_WIDTH)
-    with pytest.raises(ValueError, match=r"objectives\.brightness\.line"):
-        save_pretrained(model, tmp_path)
+    with pytest.raises(ValueError, match=r"^objectives\.brightness: .* take it out of `objectives`, or save"):
+        write(model, tmp_path)
+    assert [*tmp_path.iterdir()] == []
+    model.objectives.clear()
+    save_pretrained(model, tmp_path)

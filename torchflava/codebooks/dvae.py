@@ -175,7 +175,7 @@ def clustered_logits(
     centres, _ = kmeans(points, num_codes, weights=weights, iterations=_ITERATIONS, generator=generator)
     mean = points.mean(0)  # which moves all logits of a place alike
     weight, bias = centres - mean, (mean.square().sum() - centres.square().sum(1)) / 2
-    spreads = [(part @ weight.T + bias).std(1) for part in points.split(_AT_ONCE)]
+    spreads = [(part @ weight.T + bias).std(1) for part in torch.split(points, _AT_ONCE)]
     factor = spread / torch.cat(spreads).mean()
     return (factor * weight).float()[:, :, None, None], (factor * bias).float()
 

@@ -83,7 +83,7 @@ def settings_of(model: Whole | ImageEncoder | TextEncoder | FusionEncoder) -> Se
     """What a model's tensors do not say.
 
     Raises:
-        ValueError: if an encoder is not this project's own, so that weights alone do not bring it back.
+        ValueError: if a part is not this project's own, so that weights alone do not bring it back.
     """
     if isinstance(model, ImageEncoder | TextEncoder | FusionEncoder):
         return _of_towers([model])
@@ -101,8 +101,16 @@ def settings_of(model: Whole | ImageEncoder | TextEncoder | FusionEncoder) -> Se
         dropouts = [part.p for part in model.classifier.modules() if isinstance(part, nn.Dropout)]
         return settings._replace(reads=model.reads, dropout=dropouts[0] if dropouts else 0.0)
     if isinstance(model, FlavaForPreTraining):
+        _check_own_losses(model)
         return _of_pretraining(model, settings)
     return settings
+
+
+def _check_own_losses(model: FlavaForPreTraining) -> None:
+    if names := listed(f"objectives.{name}" for name in model.objectives):
+        raise ValueError(
+            f"{names}: only the six losses are built again from a file; take it out of `objectives`, or {_YOURSELF}"
+        )
 
 
 def _of_towers(towers: Sequence[Any]) -> Settings:

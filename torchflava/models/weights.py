@@ -117,16 +117,16 @@ def save_pretrained(model: Loadable, path: str | os.PathLike[str]) -> None:
     if isinstance(model, DalleCodebook | PatchCodebook):
         model.save(file)
         return
-    state = model.state_dict()
+    state, metadata = model.state_dict(), metadata_of(model)
     to_ours(recognise((*layouts_own.LAYOUTS, *layouts_towers.OWN), state), state)
-    save_tensors(file, state, metadata_of(model))
+    save_tensors(file, state, metadata)
 
 
 def metadata_of(model: Whole | Encoder) -> dict[str, str]:
     """What `from_pretrained` must know beside the tensors, as the metadata of a safetensors file.
 
     Raises:
-        ValueError: if an encoder is not this project's own.
+        ValueError: if a part is not this project's own.
     """
     return as_metadata(settings_of(model))
 

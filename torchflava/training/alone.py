@@ -39,7 +39,7 @@ def cast_alone(
             unit._compiled_call_impl = low.filling(unit, unit._compiled_call_impl)
     for name in ("forward", *verbs):
         setattr(model, name, low.calling(getattr(model, name)))
-    model.register_state_dict_pre_hook(lambda *_: low.put_back())  # after a backward that failed
+    model.register_state_dict_pre_hook(lambda *_: low.put_back())  # type: ignore[no-untyped-call]  # a backward may have failed
     model.__dict__["__deepcopy__"] = _refuse_copy
 
 
