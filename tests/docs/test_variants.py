@@ -28,7 +28,7 @@ from variants import (
 )
 
 from torchflava.losses import LOSSES
-from torchflava.models import FlavaForPreTraining
+from torchflava.models import FlavaForPreTraining, from_pretrained, save_pretrained
 
 FOREIGN = [name for name, variant in VARIANTS.items() if variant.needs != "torch"]
 LOSSES_OF = {
@@ -94,6 +94,26 @@ def test_of_the_encoders_lora_s_updates_alone_learn() -> None:
     linear = [n for n, part in model.flava.named_modules() if isinstance(part, torch.nn.Linear) and "blocks" in n]
     assert len([n for n in learning if "lora_A" in n]) == len([n for n in linear if "base_layer" in n]) == 5 * 4
     assert "mim.decoder.weight" in learning
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_lora_merged_as_the_page_says_is_written_and_read(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    from peft.tuners.lora import LoraLayer
+
+    model = model_of("lora").eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    pixels = torch.randn(2, 3, 224, 224)
+    due = model.embed_image(pixels)
+    for name, part in [*model.named_modules()]:
+        if isinstance(part, LoraLayer):
+            part.merge()
+            model.set_submodule(name, part.get_base_layer())
+    save_pretrained(model, tmp_path)
+    torch.testing.assert_close(from_pretrained(tmp_path).eval().embed_image(pixels), due)
 
 
 def test_siglip_is_the_formula_over_all_pairs() -> None:

@@ -76,6 +76,7 @@ def test_what_there_is(client: Client) -> None:
     for number in range(5):
         status, headers, body = client.send("GET", f"/picture/{number}")
         assert (status, headers["content-type"]) == (200, "image/png")
+        assert headers["cross-origin-resource-policy"] == "same-origin"
         with Image.open(io.BytesIO(body)) as picture:
             assert picture.size == (120, 90)  # 40 x 30, drawn larger with sharp pixels
 
