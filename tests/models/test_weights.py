@@ -224,7 +224,7 @@ def test_a_foreign_part_is_not_saved_half(tmp_path: Path) -> None:
         width = 22
 
     foreign = Flava(Tower(), flava().text_encoder, flava().fusion_encoder)
-    with pytest.raises(ValueError, match="^Tower, TextEncoder, FusionEncoder: of these only this project.s own"):
+    with pytest.raises(ValueError, match=r"^Tower, TextEncoder, FusionEncoder: of these only this project.s own"):
         save_pretrained(foreign, tmp_path)
     model = pretraining()
     model.contrastive = nn.Linear(2, 3)
