@@ -142,9 +142,8 @@ class Watch:
         found = self.run.agree(last_checkpoint(self.checkpoints.folder) if self.run.leads else None)
         if found is None:
             raise FloatingPointError(f"{told}; there is no checkpoint yet to go back to: lower --save-every or --lr")
-        state = load_checkpoint(
-            found, started.model, started.optimizer, config=shaping(self.config), defaults=shaping(Config())
-        )
+        of_run = {"config": shaping(self.config), "defaults": shaping(type(self.config)())}  # a codebook's has others
+        state = load_checkpoint(found, started.model, started.optimizer, **of_run)
         self._next = state["step"]
         self._tries[self._next] += 1
         if self._tries[self._next] > _MOST:

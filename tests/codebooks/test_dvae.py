@@ -73,6 +73,12 @@ def test_a_trained_decoder_draws_as_its_file_does(dvae: DiscreteVae, tmp_path: P
     assert torch.equal(again(codes.view(5, 3, 3)), decoder(codes.view(5, 3, 3)))
 
 
+def test_a_decoder_in_the_codebook_s_place_is_told(dvae: DiscreteVae, tmp_path: Path) -> None:
+    save_codebook(dvae.state_dict(), tmp_path, SIZE)
+    with pytest.raises(ValueError, match=r"decoder\.safetensors is the decoder of a dVAE; give its encoder"):
+        load_codebook(tmp_path / "decoder.safetensors")
+
+
 def written_out(w: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
     """The decoder from its description: 1 x 1, four groups of blocks with doublings between, ReLU and 1 x 1."""
 

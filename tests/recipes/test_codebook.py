@@ -189,6 +189,16 @@ def test_what_saves_memory_changes_no_loss(words: str, tiny_run: Path, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("how", "said"), [("rollback", "going back to step"), ("skip", "left out")])
+def test_after_a_spike_it_goes_on(how: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"--steps 40 --spike 0.05 --on-spike {how} --save-every 2 --measure-every 0".split()
+    run = train(tmp_path, *words)
+    assert said in capsys.readouterr().out
+    assert max(record["step"] for record in losses(run)) == 40
+    assert load_codebook(run / "codebook.safetensors").num_codes == 16
+
+
+@pytest.mark.slow
 def test_two_ranks_learn_as_one(tiny_run: Path, tmp_path: Path) -> None:
     words = ["--preset", "tiny", "--folder", str(tmp_path), "--name", "it", "--save-every", "2", "--measure-every", "3"]
     assert Job(partial(codebook.main, words), 2).join() == [0, 0]

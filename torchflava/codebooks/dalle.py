@@ -83,10 +83,12 @@ class DalleCodebook(nn.Module):
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged, or its tensors are not those of a dVAE's encoder.
         """
-        tensors = read_state(path, OPENAI_CLASSES)
+        tensors, told = read_state(path, OPENAI_CLASSES), load_metadata(path)
+        if told.get("codebook") == "dalle-decoder":
+            raise ValueError(f"{path} is the decoder of a dVAE; give its encoder, the codebook.safetensors of that run")
         try:
             if image_size is None:
-                image_size = int(load_metadata(path).get("image_size", 112))
+                image_size = int(told.get("image_size", 112))
             return cls(dalle_names(tensors), image_size=image_size, precision=precision)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
