@@ -15,7 +15,7 @@ from torchflava.losses.loss import Loss
 def logit_laplace_loss(said: Tensor, targets: Tensor, *, least_scale: float = 0.0) -> Loss:
     """(B, 2C, H, W), (B, C, H, W) in (0, 1) -> minus the log density of the targets, summed over all B * C * H * W of them.
 
-    The density of x is exp(-|logit x - μ| / b) / (2 b x (1 - x)): of a Laplace distribution seen through a sigmoid, whose mass
+    The density of x is exp(-abs(logit x - μ) / b) / (2 b x (1 - x)): of a Laplace distribution seen through a sigmoid, whose mass
     lies between 0 and 1, where pixels are.
 
     Args:
