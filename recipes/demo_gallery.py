@@ -112,11 +112,12 @@ def _source(asked: Demo) -> tuple[str, Any, bool]:
 
 
 def _without_captions(place: str, why: ValueError) -> Any:
-    """The images at a place that holds no pairs; where it holds no images either, that is the lesser news."""
+    """The images at a place that holds no pairs; where it holds no images either, both reasons are told."""
     try:
         images = open_images(place)
-    except ValueError:
-        raise why from None
+    except ValueError as error:
+        told = str(why) if str(error) == str(why) else f"{error}; as pairs: {why}"
+        raise ValueError(told) from None
     log.warning("images are shown without captions: %s", why)
     return images
 

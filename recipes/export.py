@@ -91,6 +91,10 @@ def read_config(file: Path) -> Config:
         told: Mapping[str, Any] = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise ValueError(f"{file.parent} is no run's folder: config.json cannot be read ({error})") from error
+    if "first_spread" in told:
+        raise ValueError(
+            f"{file.parent} is the run of a codebook; give a pretraining run, which reads it by --codebook"
+        )
     strange = told.keys() - {field.name for field in fields(Config)}
     if strange:
         raise ValueError(f"{file} has settings that this version does not know: {', '.join(sorted(strange))}")

@@ -25,7 +25,10 @@ import codebook
 import codebook_settings
 from codebook_data import open_images, pixels_of
 from codebook_settings import Dvae, complaints, parse, tiny
+from evaluated import loaded_model
+from evaluation_settings import Subject
 from own import Own
+from presets import as_json
 
 from torchflava.codebooks import DalleCodebook, DalleDecoder, load_codebook
 from torchflava.training import TIMED
@@ -122,6 +125,12 @@ def test_a_wrong_setting_ends_with_a_word_about_it(words: list[str], said: str) 
     with pytest.raises(SystemExit) as end:
         parse(words, ranks=[2])
     assert said in str(end.value)
+
+
+def test_the_folder_of_a_codebook_is_no_model_s(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(as_json(tiny())))
+    with pytest.raises(ValueError, match="is the run of a codebook; give a pretraining run"):
+        loaded_model(Subject(str(tmp_path)))
 
 
 def test_an_unknown_flag_ends_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -320,6 +320,10 @@ def test_why_there_are_no_captions_is_told(folder: Path, tmp_path: Path, caplog:
     for wrong in (Demo(str(folder), images=str(tmp_path / "captions.csv")), Demo(str(folder), images="no/where")):
         with pytest.raises(ValueError, match=r"captions\.csv|there is no no/where"), serving(wrong):
             pass
+    (tmp_path / "none").mkdir()
+    none = Demo(str(folder), images=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"has no image .*; as pairs: "), serving(none):
+        pass
     (tmp_path / "empty.txt").write_text(" \n\n")
     texts = str(tmp_path / "empty.txt")
     with pytest.raises(ValueError, match=r"empty\.txt has no text"), serving(Demo(str(folder), texts=texts)):
