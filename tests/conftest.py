@@ -1,6 +1,7 @@
 """Settings of the test run: one thread, so that tests side by side do not fight; and `--no-skips` for `.ci/run`."""
 
-from collections.abc import Generator
+import signal
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -10,6 +11,16 @@ torch.set_num_threads(1)
 # No deadline: a shared machine may stop for a second. Few examples: the properties are many, and CI runs them every time.
 settings.register_profile("torchflava", deadline=None, max_examples=25)
 settings.load_profile("torchflava")
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_signals() -> Iterator[None]:
+    """As they were: TorchX's local scheduler, asked for a dry run, sets its own for the whole process."""
+    yield
+    for number, handler in _HANDLERS.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,7 +10,11 @@ from torchflava.batch import ImageBatch
 from torchflava.models import FlavaForPreTraining
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+BLOCKS = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    if "flava_for_pretraining" in block  # tests/docs runs the others
+]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 
 

@@ -40,7 +40,7 @@ def main(words):
     if words == ["say", "alone"]:
         time.sleep(60)
     if words == ["wait"]:
-        print("up", os.getpid(), flush=True)
+        os.write(1, b"up %d" % os.getpid() + os.linesep.encode())  # at once, for two write
         time.sleep(120)
     if rank == 1 and words == ["crash"]:
         os.abort()

@@ -224,17 +224,15 @@ def test_a_model_without_memory_is_drawn_as_one_with_it() -> None:
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # Dynamo looks, and silences it
-def test_compiled_blocks_compute_the_same() -> None:
+def test_compiled_blocks_are_as_near_to_float32_as_others() -> None:
     model, batch = tiny.pretraining(), tiny.batch_of("text")
-    compiled = deepcopy(model)
+    compiled, exact = deepcopy(model), deepcopy(model)
     compile_units(compiled.flava.text_encoder.units())
     found = []
-    for given in (alone(compiled, "bf16"), alone(model, "bf16")):
-        loss = given(batch)["mlm"].total
+    for given, precision in ((compiled, "bf16"), (model, "bf16"), (exact, "fp32")):
+        loss = alone(given, precision)(batch)["mlm"].total
         loss.backward()
-        found.append((loss.detach(), [whole(x) for x in tiny.gradients(given).values()]))
-    (loss, gradients), (due, wanted) = found
-    torch.testing.assert_close(loss, due, rtol=0.01, atol=0.01)
-    assert len(gradients) == len(wanted) > 20
-    for mine, other in zip(gradients, wanted, strict=True):
-        assert (mine - other).norm() < 0.05 * other.norm() + 1e-3
+        found.append([loss.detach(), *(whole(x) for x in tiny.gradients(given).values())])
+    assert len(found[0]) > 20
+    for mine, other, due in zip(*found, strict=True):
+        assert (mine - due).norm() < 2 * (other - due).norm() + 0.02 * due.norm() + 1e-3
