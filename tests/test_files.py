@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from torchflava import files
 from torchflava.files import load_metadata, load_tensors, read_state, save_tensors
 
 CLASSES = (
@@ -71,7 +73,7 @@ def test_state_dicts_of_torch(tmp_path: Path, form: str) -> None:
 def test_one_of_several_state_dicts_is_named(tmp_path: Path, read) -> None:
     student, teacher = net().state_dict(), {"a": torch.ones(2)}
     torch.save({"student": student, "teacher": teacher}, tmp_path / "dino.pth")
-    with pytest.raises(ValueError, match="part=, one of student, teacher"):
+    with pytest.raises(ValueError, match=r"load_tensors\(path, part=NAME\), one of student, teacher"):
         read(tmp_path / "dino.pth")
     assert_same(read(tmp_path / "dino.pth", part="teacher"), teacher)
     with pytest.raises(ValueError, match="no part 'pupil'; it has student, teacher"):
@@ -217,6 +219,34 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="folder"):
         save_tensors(tmp_path / "folder", {"a": torch.zeros(2)})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "x.safetensors"]
+
+
+def test_what_cannot_be_written_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*gone to write x\.safetensors into; make it first"):
+        save_tensors(tmp_path / "gone" / "x.safetensors", {"a": torch.ones(2)})
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(OSError, match=r"x\.safetensors cannot be written: No space left"):
+        save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2)})
+
+
+@pytest.mark.parametrize("read", [load_tensors, read_state])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_tensor_that_repeats_its_numbers_for_ever_is_refused(read: Any, legacy: bool, tmp_path: Path) -> None:
+    """A few bytes that claim to be 256 GiB: what makes a copy of it would fill the memory."""
+    state = {"b": torch.ones(3), "a": torch.zeros(1).expand(2**30, 64)}
+    torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=r"x\.pt.*\ba (is larger than what is stored|reaches beyond its record)"):
+        read(tmp_path / "x.pt")
+
+
+def test_a_tensor_without_its_numbers_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2, device="meta")}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"x\.pt: a is .*no plain tensor"):
+        load_tensors(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -14,7 +14,10 @@ FLOORS = {
     **dict.fromkeys(("data", "encoders", "codebooks", "heads", "evaluation"), 2),
     **dict.fromkeys(("models", "tasks"), 3),
 }
-ONE_ROOM = {"pickled": "files", "streams": "files", "zipped": "files", "convert": "models", "export": "models"}
+ONE_ROOM = {
+    **dict.fromkeys(("pickled", "stored", "streams", "zipped"), "files"),
+    **dict.fromkeys(("convert", "export"), "models"),
+}
 """Files of one room that stand beside each other instead of in a folder."""
 APART = "launch"
 FRONT_DOOR = "__init__"

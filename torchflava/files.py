@@ -6,14 +6,13 @@ The format is told by the first bytes, never by the name. A damaged file is a Va
 
 import errno
 import json
-import math
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from torchflava import pickled
-from torchflava.pickled import Stored, View
-from torchflava.zipped import check_zip, entries_of
+from torchflava.pickled import View
+from torchflava.stored import from_legacy, from_zip, tensors_of
+from torchflava.zipped import check_zip
 
 T = TypeVar("T")
 Kind = Literal["safetensors", "zip", "legacy", "index"]
@@ -34,7 +34,8 @@ _STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, Runti
 """What else a zip, or torch's older files, raises where it is damaged."""
 _TO_SAFETENSORS = (
     "if you trust the file, convert it where its own package is installed: "
-    "safetensors.torch.save_file(dict(torch.load(path, weights_only=False).state_dict()), 'weights.safetensors')"
+    "x = torch.load(path, weights_only=False); "
+    "safetensors.torch.save_file(dict(x.state_dict()), 'weights.safetensors'), or x['state_dict'] where x is a dict"
 )
 
 
@@ -73,7 +74,12 @@ def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> di
     except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over
         why = error if isinstance(error, pickled.UnreadableError) else type(error).__name__
         raise ValueError(f"{path} is damaged ({why}); fetch it again") from error
-    return _one_state(loaded, lambda value: _state(value, Tensor), path, part)
+    tensors = _one_state(loaded, lambda value: _state(value, Tensor), path, part)
+    if strange := [name for name, tensor in tensors.items() if not _is_held(tensor)]:
+        raise ValueError(
+            f"{path}: {strange[0]} is larger than what is stored of it, or no plain tensor; save a copy of it"
+        )
+    return tensors
 
 
 def read_state(
@@ -98,9 +104,9 @@ def read_state(
         return load_tensors(path)
     try:
         with path.open("rb") as file:
-            root, read = _from_zip(file, allow) if kind == "zip" else _from_legacy(file, allow)
+            root, read = from_zip(file, allow) if kind == "zip" else from_legacy(file, allow)
             views = _one_state(root, _views, path, part)
-            return _tensors(views, read)
+            return tensors_of(views, read)
     except pickled.RefusedError as error:
         raise ValueError(f"{path}: {error}; {_TO_SAFETENSORS}") from error
     except OSError as error:
@@ -134,8 +140,14 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def save_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, whole or not at all; tensors that share memory are written each by itself."""
+    """Write a safetensors file, whole or not at all; tensors that share memory are written each by itself.
+
+    Raises:
+        OSError: if it cannot be written there.
+    """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} into; make it first")
     seen: set[int] = set()
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -148,6 +160,8 @@ def save_tensors(
     try:
         save_file(whole, partial, metadata=dict(metadata or {}) or None)
         partial.replace(target)
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -217,63 +231,6 @@ def _sharded(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _from_zip(file: BinaryIO, allow: Collection[str]) -> tuple[Any, Callable[[Stored], bytes]]:
-    """torch.save's files: a zip, uncompressed, of `data.pkl` and `data/KEY`, under a folder of any name."""
-    archive, entries = entries_of(file)
-    if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
-        raise pickled.UnreadableError("its bytes are in big-endian order; convert it where it was written")
-    root = pickled.parse(archive.read(entries["data.pkl"]), allow).root
-    return root, lambda stored: archive.read(entries[f"data/{stored.key}"])
-
-
-def _from_legacy(file: BinaryIO, allow: Collection[str]) -> tuple[Any, Callable[[Stored], bytes]]:
-    """torch.save's files before 1.6: five pickles (magic, version, machine, object, keys), then the records."""
-    _, version, machine = (pickled.parse(file, ()).root for _ in range(3))
-    if version != 1001 or type(machine) is not dict or machine.get("little_endian") is not True:
-        raise pickled.UnreadableError(
-            "it is of another version or in big-endian order; convert it where it was written"
-        )
-    root, stored = pickled.parse(file, allow)
-    places: dict[str, tuple[int, int]] = {}
-    for key in pickled.parse(file, ()).root:
-        length = int.from_bytes(file.read(8), "little") * _dtype(stored[key]).itemsize
-        places[key] = (file.tell(), length)
-        file.seek(length, os.SEEK_CUR)
-
-    def read(record: Stored) -> bytes:
-        place, length = places[record.key]
-        file.seek(place)
-        return file.read(length)
-
-    return root, read
-
-
-def _tensors(views: Mapping[str, View], read: Callable[[Stored], bytes]) -> dict[str, Tensor]:
-    """Each view's tensor; views of one record share its memory, as they did when they were saved."""
-    records: dict[str, Tensor] = {}
-    tensors: dict[str, Tensor] = {}
-    for name, (stored, offset, size, stride) in views.items():
-        if stored.key not in records:
-            records[stored.key] = _record(read(stored), stored)
-        last = offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
-        if math.prod(size) > 0 and (last >= stored.length or math.prod(size) > 2**48):
-            raise pickled.UnreadableError(f"{name} reaches beyond its record")
-        tensors[name] = records[stored.key].as_strided(size, stride, offset) if math.prod(size) else torch.empty(size)
-    return tensors
-
-
-def _record(data: bytes, stored: Stored) -> Tensor:
-    dtype = _dtype(stored)
-    if len(data) != stored.length * dtype.itemsize:
-        raise pickled.UnreadableError(f"a record has {len(data)} bytes instead of {stored.length * dtype.itemsize}")
-    return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
-
-
-def _dtype(stored: Stored) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, stored.dtype)
-    return dtype
-
-
 def _one_state(loaded: Any, state: Callable[[Any], dict[str, T] | None], path: Path, part: str | None) -> dict[str, T]:
     """The one state dict in what a torch file held: the whole of it, or one a level below."""
     whole = state(loaded)
@@ -284,9 +241,19 @@ def _one_state(loaded: Any, state: Callable[[Any], dict[str, T] | None], path: P
     if part is not None and part not in parts:
         raise ValueError(f"{path} has no part {part!r}; it has {', '.join(parts) or 'no parts'}")
     if part is None and len(parts) != 1:
-        told = f"{len(parts)} state dicts; choose with part=, one of {', '.join(parts)}" if parts else "no state dict"
+        told = (
+            f"{len(parts)} state dicts; choose by load_tensors(path, part=NAME), one of {', '.join(parts)}"
+            if parts
+            else "no state dict"
+        )
         raise ValueError(f"{path} holds {told}")
     return parts[part if part is not None else next(iter(parts))]
+
+
+def _is_held(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are all there: a few bytes can say that they are to be repeated until memory ends."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _views(value: Any) -> dict[str, View] | None:

@@ -1,12 +1,15 @@
 """The zips that torch.save writes, checked before anything in them is read: nothing compressed, nothing twice."""
 
 import os
+import struct
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
 from torchflava.pickled import UnreadableError
 
+_STUMBLES = (ValueError, NotImplementedError, OverflowError, struct.error)
+"""What else `zipfile` raises where a zip is damaged."""
 _MOST_PICKLE = 64 * 2**20  # bytes; the pickle of a model only describes, 20 MB for a million tensors
 
 
@@ -19,6 +22,15 @@ def check_zip(path: Path) -> None:
     """
     with path.open("rb") as file:
         entries_of(file)
+
+
+def names_in(path: Path) -> frozenset[str]:
+    """The names of a zip's entries within its one folder; none where it is no zip or a damaged one, which its reader tells."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return frozenset(name.partition("/")[2] for name in archive.namelist())
+    except (zipfile.BadZipFile, *_STUMBLES):
+        return frozenset()
 
 
 def entries_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:

@@ -229,6 +229,17 @@ def test_a_zip_whose_entries_lie_in_each_other(tmp_path: Path) -> None:
         from_pretrained(tmp_path / "g.pt")
 
 
+@pytest.mark.parametrize(("at", "byte"), [(1, 0), (6, 255), (28, 255), (42, 255)])
+def test_a_zip_whose_list_of_entries_is_damaged(at: int, byte: int, tmp_path: Path) -> None:
+    """Its signature, the version that it asks for, the length of a name, the place of an entry."""
+    torch.save(ENCODERS, tmp_path / "f.pt")
+    data = bytearray((tmp_path / "f.pt").read_bytes())
+    data[data.index(b"PK\x01\x02") + at] = byte
+    (tmp_path / "f.pt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"f\.pt is damaged"):
+        from_pretrained(tmp_path / "f.pt")
+
+
 def test_a_name_that_is_no_path(tmp_path: Path) -> None:
     with pytest.raises((FileNotFoundError, ValueError)):
         from_pretrained("a\0b")

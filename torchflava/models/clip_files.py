@@ -1,7 +1,6 @@
 """What others' files of CLIP say beyond their tensors: transformers' `config.json`, open_clip's `open_clip_config.json`."""
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 from torchflava.files import load_metadata
 from torchflava.models.layout import Layout
 from torchflava.models.layouts_clip_others import GREATEST, OPEN_CLIP, OPEN_CLIP_BARE, OPENAI, QUICK
-from torchflava.models.settings import Settings, Towers, TowerSize, from_metadata, guessed
+from torchflava.models.settings import Settings, Towers, TowerSize, from_metadata, guessed, says
+from torchflava.zipped import names_in
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 """What open_clip's configuration is called beside its weights."""
@@ -36,11 +36,7 @@ def check_not_scripted(path: Path) -> None:
     Raises:
         ValueError: if the file is one.
     """
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        names = [name.partition("/")[2] for name in archive.namelist()]
-    if "constants.pkl" in names:
+    if path.is_file() and "constants.pkl" in names_in(path):
         raise ValueError(
             f"{path} is a TorchScript archive, which is code; if you trust it, take the tensors out of it: "
             "safetensors.torch.save_file({k: v.contiguous() for k, v in "
@@ -58,8 +54,8 @@ def clip_settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settin
     folder = path if path.is_dir() else path.parent
     files = sorted(folder.glob("*model.safetensors")) if path.is_dir() else [path]
     for file in files[:1]:
-        metadata = load_metadata(file) if file.suffix == ".safetensors" else {}
-        if "torchflava" in metadata:
+        metadata = load_metadata(file)
+        if says(metadata):
             return from_metadata(layout, towers, metadata), {}
     settings = guessed(layout, towers)._replace(quick_gelu=layout in QUICK, end_id=GREATEST)
     if layout in (OPEN_CLIP, OPEN_CLIP_BARE, OPENAI):

@@ -40,7 +40,7 @@ def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, d
     if layout in layouts_clip_others.LAYOUTS:
         return clip_settings_in(path, layout, towers)
     file = path / "model.safetensors" if path.is_dir() else path
-    metadata = load_metadata(file) if file.suffix == ".safetensors" and file.is_file() else {}
+    metadata = load_metadata(file) if file.is_file() else {}
     if layout in _METADATA or says(metadata):  # which this project also puts into what it writes for others
         return from_metadata(layout, towers, metadata), {}
     config = _config(path) if layout in _CONFIGURED else None
