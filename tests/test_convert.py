@@ -120,6 +120,12 @@ def test_a_codebook_a_classifier_and_an_encoder(run: Path, capsys: pytest.Captur
         (("run", "full/x", "--to", "torchmultimodal"), "full/x is there and not empty"),
         (("run", "out.pt"), "out.pt is a file's name; transformers loads a folder"),
         (
+            ("run", "out.pt", "--to", "torchflava"),
+            "--to torchflava writes no .pt; name a .safetensors file, or a folder",
+        ),
+        (("dvae.safetensors", "out.pkl", "--to", "openai"), "--to openai writes no .pkl"),
+        (("run", "/dev/full/x", "--to", "torchflava"), "/dev/full"),
+        (
             ("run", "out", "--to", "openai"),
             "run is torchflava's FlavaForPreTraining; --to openai is for a dVAE by itself",
         ),
@@ -138,7 +144,7 @@ def test_what_is_refused(run: Path, words: tuple[str, ...], message: str) -> Non
     (run / "other.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     save_pretrained(image_encoder(), run / "i.safetensors")
     assert message in refused(*words)
-    assert not (run / "out").exists()
+    assert not list(run.glob("out*"))
     assert (run / "full/x").read_text() == "mine"
 
 

@@ -90,6 +90,11 @@ def _check_dest(asked: Convert) -> None:
     dest = asked.dest
     if asked.to == "transformers" and (dest.is_file() or dest.suffix in (".safetensors", ".pt", ".pth", ".bin")):
         raise ValueError(f"{dest} is a file's name; transformers loads a folder, name one")
+    wrong = {".pt", ".pth", ".bin", ".pkl", ".ckpt"} - (
+        {".pt", ".pth", ".bin"} if asked.to == "torchmultimodal" else set()
+    )
+    if dest.suffix in wrong and not dest.is_dir():
+        raise ValueError(f"{dest}: --to {asked.to} writes no {dest.suffix}; name a .safetensors file, or a folder")
     there = dest.is_file() or (dest.is_dir() and any(dest.iterdir()))
     if there and not asked.overwrite:
         raise ValueError(f"{dest} is there and not empty; name another, or say --overwrite")

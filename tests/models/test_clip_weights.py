@@ -186,6 +186,33 @@ def test_a_model_over_wordpiece_needs_its_end(tmp_path: Path) -> None:
     assert (text["pool_type"], text["eos_id"]) == ("eos", 3)
 
 
+def test_an_end_that_transformers_reads_otherwise_is_refused(tmp_path: Path) -> None:
+    """There `eos_token_id` 2 means the greatest id of a text, as in its first configurations."""
+    words = [f"w{i}" for i in range(VOCAB_SIZE - 5)]
+    tokenizer = WordPiece.from_tokens(["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", *words])
+    with pytest.raises(ValueError, match=r"texts end with the id 2.*clip_to_open_clip"):
+        clip_to_transformers(clip(), tmp_path / "out", tokenizer=tokenizer)
+    assert not list(tmp_path.iterdir())
+    clip_to_open_clip(clip(), tmp_path / "out", end_id=2)
+
+
+def test_a_folder_with_a_dot_in_its_name(tmp_path: Path) -> None:
+    report = clip_to_open_clip(pretraining(), tmp_path / "clip-v1.5")
+    assert {file.parent for file in report.files} == {tmp_path / "clip-v1.5"}
+    assert same(from_pretrained(tmp_path / "clip-v1.5"), pretraining())
+
+
+@pytest.mark.parametrize("name", ["weights", "weights.bin", "weights v1.5"])
+def test_settings_are_read_whatever_the_file_is_called(name: str, tmp_path: Path) -> None:
+    model = pretraining()
+    model.flava.text_encoder.norm.eps = 1e-4
+    save_pretrained(model, tmp_path / name)
+    assert load_pretrained(tmp_path / name).settings.eps == (1e-5, 1e-4)
+    clip_to_open_clip(model, tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").rename(tmp_path / name)
+    assert load_pretrained(tmp_path / name).settings.eps == (1e-5, 1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

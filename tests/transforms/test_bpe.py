@@ -142,6 +142,15 @@ def test_every_file_gives_the_same_tokenizer(small: BytePair, tmp_path: Path) ->
         small.save(tmp_path / "vocab.txt")
 
 
+def test_the_released_file_unpacked(tmp_path: Path) -> None:
+    lines = "#version: 0.2\nt h\nth e</w>\n"
+    (tmp_path / MERGES).write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / MERGES.removesuffix(".gz")).write_text(lines)
+    packed, unpacked = (load_tokenizer(tmp_path / name) for name in (MERGES, MERGES.removesuffix(".gz")))
+    assert isinstance(unpacked, BytePair)
+    assert unpacked.tokens == packed.tokens
+
+
 def test_wordpiece_is_told_apart(tmp_path: Path) -> None:
     words = WordPiece.from_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
     for name in ("vocab.txt", "tokenizer.json"):

@@ -58,7 +58,7 @@ def clip_to_open_clip(
         ValueError: for another model, parts of one's own, and a file of another kind.
     """
     path = Path(path)
-    if path.suffix and path.suffix != ".safetensors" and not path.is_dir():
+    if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt") and not path.is_dir():
         raise ValueError(f"{path}: open_clip's weights are written as .safetensors, or into a folder")
     sizes, state = _told(model, end_id)
     tensors = to_theirs(OPEN_CLIP, state)
@@ -93,7 +93,7 @@ def clip_to_transformers(
         end_id: the id that ends a text, for a model that does not say; the tokenizer's, unless given.
 
     Raises:
-        ValueError: for another model, parts of one's own, and a tokenizer of another vocabulary.
+        ValueError: for another model, parts of one's own, a tokenizer of another vocabulary, and texts that end with the id 2.
     """
     if tokenizer is not None and end_id is None:
         end_id = tokenizer.sep_id
@@ -101,6 +101,11 @@ def clip_to_transformers(
     if tokenizer is not None and tokenizer.vocab_size > sizes.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model knows {sizes.vocab_size}; give its own"
+        )
+    if sizes.end_id == 2 != sizes.vocab_size - 1:
+        raise ValueError(
+            "this model's texts end with the id 2, which transformers' CLIPModel takes for a text's greatest id: it would read "
+            "texts elsewhere; write it by clip_to_open_clip, or train over a vocabulary that ends texts otherwise"
         )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,8 @@ it is `guessed` from the sizes.
 """
 
 import json
+import math
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
@@ -194,7 +196,9 @@ def _alike(value: object, usual: object) -> bool:
     if isinstance(usual, tuple):
         return isinstance(value, tuple) and len(value) == len(usual) and all(map(_alike, value, usual))
     if isinstance(usual, float):
-        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return 0 <= value <= sys.float_info.max or value == math.inf  # the temperature may have no bound
     if type(usual) is int:
         return type(value) is int and value >= 0
     return type(value) is type(usual)

@@ -13,7 +13,7 @@ TextTokenizer = WordPiece | BytePair
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", MERGES)
 """What a vocabulary is called in a folder, the one to take first."""
 
-_OF_BPE = (".gz", ".json", "merges.txt")
+_OF_BPE = (MERGES.removesuffix(".gz"), ".gz", ".json", "merges.txt")
 
 
 def load_tokenizer(path: str | Path) -> TextTokenizer:
