@@ -28,7 +28,7 @@ from torchflava.models.hub import find_or_fetch
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint
 from torchflava.transforms.collate import Collate
 from torchflava.transforms.image import EvalView, normalise
-from torchflava.transforms.tokenizer import VOCABULARIES, TextTokenizer, load_tokenizer
+from torchflava.transforms.tokenizer import TextTokenizer, tokenizer_beside
 
 _MAX_LENGTH = 77  # tokens of a text, as the paper's
 
@@ -196,15 +196,6 @@ def whole_model(model: Any, named: str) -> torch.nn.Module:
 def tokenizer_of(subject: Subject) -> TextTokenizer | None:
     """The vocabulary that is named, or lies in the model's folder."""
     return tokenizer_beside(subject.model, subject.vocab)
-
-
-def tokenizer_beside(model: str, vocab: str) -> TextTokenizer | None:
-    """The vocabulary at `vocab`, or without one what lies in the folder of a model's weights."""
-    own = Path(model)
-    folder = own if own.is_dir() else own.parent
-    if not vocab and not any((folder / name).is_file() for name in VOCABULARIES):
-        return None
-    return load_tokenizer(vocab or folder)
 
 
 def length_of_run(subject: Subject) -> int:

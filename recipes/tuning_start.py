@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from evaluated import tokenizer_beside, whole_model
+from evaluated import whole_model
 from evaluation_settings import kind_of
 from folders import check_space, find_folder
 from kept import check_place, fetch_kept
@@ -42,6 +42,7 @@ from torchflava.training import (
     together,
 )
 from torchflava.transforms import TextTokenizer, save_tokenizer
+from torchflava.transforms.tokenizer import tokenizer_beside
 
 
 class Started(NamedTuple):

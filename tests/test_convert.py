@@ -66,6 +66,7 @@ def test_there_through_everyone_and_back(run: Path, capsys: pytest.CaptureFixtur
         DalleCodebook.from_file(run / name).state_dict() for name in ("dvae.safetensors", "back/codebook.safetensors")
     ]
     assert all(torch.equal(codes[0][name], codes[1][name]) for name in codes[0])
+    assert DalleCodebook.from_file(run / "back/codebook.safetensors").image_size == 24, "a code for each patch"
     main(["hf", "own", "--to", "torchflava", "--codebook", "none"])
     assert {file.name for file in (run / "own").iterdir()} == {"model.safetensors", "tokenizer.json"}
     (run / "tokenizer.json").write_text("mine")

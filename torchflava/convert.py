@@ -15,7 +15,6 @@ import tyro
 if TYPE_CHECKING:  # what takes seconds to import waits until the flags are known to be right
     from torchflava.codebooks import DalleCodebook, PatchCodebook
     from torchflava.models import Loaded, Written
-    from torchflava.transforms import TextTokenizer
 
 Target = Literal["torchflava", "transformers", "torchmultimodal", "open_clip", "openai"]
 _FILES = {"torchflava": "model.safetensors", "torchmultimodal": "model.pt", "openai": "encoder.safetensors"}
@@ -121,6 +120,7 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     from torchflava.codebooks import DalleCodebook, PatchCodebook
     from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder
     from torchflava.models import Written, save_pretrained, to_torchmultimodal, to_transformers
+    from torchflava.transforms.tokenizer import tokenizer_beside
 
     model = loaded.model
     file = _file(asked)
@@ -141,18 +141,19 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     codebook = None if isinstance(model, DalleCodebook) else _codebook(asked, loaded, source)
     if asked.to == "torchmultimodal":
         return to_torchmultimodal(model, file, codebook=codebook)
-    tokenizer = None if isinstance(model, DalleCodebook) else _vocabulary(asked, source)
+    tokenizer = None if isinstance(model, DalleCodebook) else tokenizer_beside(source, asked.vocab)
     return to_transformers(model, asked.dest, codebook=codebook, tokenizer=tokenizer)
 
 
 def _for_open_clip(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     from torchflava.models import Clip, FlavaForPreTraining, clip_to_open_clip
+    from torchflava.transforms.tokenizer import tokenizer_beside
 
     model = loaded.model
     whole = isinstance(model, FlavaForPreTraining) and isinstance(model.flava, Clip)
     if not isinstance(model, Clip | FlavaForPreTraining) or not (whole or isinstance(model, Clip)):
         raise ValueError(f"{asked.source} is {loaded.layout}; --to open_clip is for CLIP")
-    tokenizer = _vocabulary(asked, source)
+    tokenizer = tokenizer_beside(source, asked.vocab)
     return clip_to_open_clip(model, asked.dest, end_id=None if tokenizer is None else tokenizer.sep_id)
 
 
@@ -175,22 +176,14 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     inside = any(name.startswith("image_codebook.") for name in loaded.unused)
     if asked.codebook == "none" or not inside or not isinstance(loaded.model, FlavaForPreTraining):
         return None
-    return DalleCodebook.from_file(source)
-
-
-def _vocabulary(asked: Convert, source: Path) -> "TextTokenizer | None":
-    """The vocabulary that is named, or lies beside the source."""
-    from torchflava.transforms.tokenizer import VOCABULARIES, load_tokenizer
-
-    folder = source if source.is_dir() else source.parent
-    if not asked.vocab and not any((folder / name).is_file() for name in VOCABULARIES):
-        return None
-    return load_tokenizer(asked.vocab or folder)
+    patches: Any = loaded.model.flava.image_encoder.get_submodule("embed")
+    return DalleCodebook.from_file(source, image_size=8 * (patches.image_size // patches.patch_size))
 
 
 def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> tuple[Path, ...]:
     """Write the codebook and the vocabulary of a model into its folder, where there are any; beside a file, nothing."""
     from torchflava.codebooks import DalleCodebook, PatchCodebook
+    from torchflava.transforms.tokenizer import tokenizer_beside
 
     if isinstance(loaded.model, DalleCodebook | PatchCodebook) or folder != asked.dest:
         return ()
@@ -198,7 +191,7 @@ def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> 
     if (codebook := _codebook(asked, loaded, source)) is not None:
         codebook.save(folder / "codebook.safetensors")
         found += (folder / "codebook.safetensors",)
-    if (tokenizer := _vocabulary(asked, source)) is not None:
+    if (tokenizer := tokenizer_beside(source, asked.vocab)) is not None:
         tokenizer.save(folder / "tokenizer.json")
         found += (folder / "tokenizer.json",)
     return found

@@ -13,7 +13,6 @@ import tyro
 
 if TYPE_CHECKING:  # what takes seconds to import waits until the flags are known to be right
     from torchflava.models.architecture import Whole
-    from torchflava.transforms import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,11 @@ def export(asked: Export) -> str:
         raise ValueError(f"{asked.dest} is there and not empty; name another, or say --overwrite")
     from torchflava.models.exported_files import write_exported
     from torchflava.models.hub import find_or_fetch
+    from torchflava.transforms.tokenizer import tokenizer_beside
 
     source = find_or_fetch(asked.source)
     model, layout = _model(asked, source)
-    tokenizer = _tokenizer(asked, source)
+    tokenizer = tokenizer_beside(source, asked.vocab)
     parts = asked.parts or (("classes",) if hasattr(model, "classifier") else ("image", "text"))
     written = write_exported(model, asked.dest, parts, format=asked.format, tokenizer=tokenizer, check=asked.check)
     lines = [f"{asked.source} is {layout}", ""]
@@ -96,16 +96,6 @@ def _model(asked: Export, source: Path) -> "tuple[Whole, str]":
             f"{asked.source} is {loaded.layout}; a whole model is due, with its image and its text encoder"
         )
     return loaded.model, loaded.layout
-
-
-def _tokenizer(asked: Export, source: Path) -> "TextTokenizer | None":
-    from torchflava.transforms import load_tokenizer
-    from torchflava.transforms.tokenizer import VOCABULARIES
-
-    folder = source if source.is_dir() else source.parent
-    if not asked.vocab and not any((folder / name).is_file() for name in VOCABULARIES):
-        return None
-    return load_tokenizer(asked.vocab or folder)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,14 @@ def test_every_setting_comes_back(tmp_path: Path) -> None:
     assert changed["reads"] == "text"
 
 
+@pytest.mark.parametrize("most", [1e7, float("inf")])
+def test_a_temperature_of_any_bound_comes_back(most: float, tmp_path: Path) -> None:
+    model = pretraining()
+    model.contrastive.max_scale = most
+    save_pretrained(model, tmp_path)
+    assert load_pretrained(tmp_path).settings.max_scale == most
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["paper's", "torchmultimodal's"])
 def test_a_classifier_comes_back(tmp_path: Path, plain: bool) -> None:
     model = flava_for_classification(5, flava(), reads="image", hidden=7, dropout=0.3)

@@ -1,5 +1,6 @@
 """What is written for other libraries, without them: what cannot be theirs, what a report tells, and nothing half written."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,21 @@ def test_codebooks_that_do_not_fit(library: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no use for a codebook"):
         WRITERS[library](one_width().flava, tmp_path / "out", codebook=other)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_codebook_is_told_of_the_model_s_patches(tmp_path: Path) -> None:
+    """It is convolutional: what counts is that there be a code for each patch, not the size that it was made for."""
+    model = one_width()
+    codebook = DalleCodebook(
+        {name: torch.zeros(shape) for name, shape in dalle_layout(8, 1, 37).items()}, image_size=112
+    )
+    to_transformers(model, tmp_path / "out", codebook=codebook)
+    image = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    side = model.flava.image_encoder.image_size // model.flava.image_encoder.embed.patch_size
+    assert image["codebook_crop_size"] == image["codebook_size"] == {"height": 8 * side, "width": 8 * side}
+    assert (
+        f"DalleVAEEncoder(image_size={8 * side}" in to_torchmultimodal(model, tmp_path / "a.pt", codebook=codebook).load
+    )
 
 
 def test_a_classifier_that_torchmultimodal_has_not(tmp_path: Path) -> None:

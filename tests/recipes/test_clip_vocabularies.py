@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 import pretrain
 import zero_shot
 from corpora import kinds, open_corpus
-from evaluated import open_evaluated, tokenizer_beside
+from evaluated import open_evaluated
 from evaluation_settings import Subject
 from export import model_of, read_config
 from presets import parse
@@ -22,6 +22,7 @@ from presets import parse
 from torchflava.models import clip_for_pretraining, clip_to_open_clip, from_pretrained
 from torchflava.training import TIMED
 from torchflava.transforms import BytePair, WordPiece
+from torchflava.transforms.tokenizer import tokenizer_beside
 
 ALONE = "--weights.mim 0 --weights.mlm 0 --weights.mmm-image 0 --weights.mmm-text 0 --weights.itm 0"
 PAIRS = "--shares.pair 1 --shares.image 0 --shares.text 0"

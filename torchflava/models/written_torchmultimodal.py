@@ -115,7 +115,8 @@ def _layout_of(model: Whole, sizes: Sizes, codebook: Codebook | None) -> tuple[L
     )
     tokens = "torch.nn.Identity()"  # to which codes can be given; the builder would fetch DALL-E's
     if codebook is not None:
-        tokens = f"DalleVAEEncoder(image_size={codebook.image_size}, pretrained=False)"
+        grid = sizes.image_size // sizes.patch_size  # which need not be the one that this codebook was made for
+        tokens = f"DalleVAEEncoder(image_size={8 * grid}, pretrained=False)"
     return PRETRAINING, lacking, f"FLAVAForPreTraining(flava_model({arguments}), {tokens}, {loss})"
 
 

@@ -95,7 +95,7 @@ def to_transformers(
     made |= dict.fromkeys(own, "an encoder's pooler, which this project has not and no loss reads")
     config |= {"architectures": [cls], "dtype": str(next(flava.parameters()).dtype).removeprefix("torch.")}
     files = _write(folder, config, tensors | own, as_metadata(sizes.settings))
-    files += _write_processor(folder, sizes, codebook, tokenizer)
+    files += _write_processor(folder, sizes, tokenizer)
     load = f"model = transformers.{cls}.from_pretrained({str(folder)!r})"
     return Written(f"transformers' {cls}", files, made, _differences(model, sizes.settings), load)
 
@@ -236,14 +236,11 @@ def _write(
     return folder / "model.safetensors", _write_json(folder / "config.json", config)
 
 
-def _write_processor(
-    folder: Path, sizes: Sizes, codebook: Codebook | None, tokenizer: WordPiece | None
-) -> tuple[Path, ...]:
+def _write_processor(folder: Path, sizes: Sizes, tokenizer: WordPiece | None) -> tuple[Path, ...]:
     """What transformers' image processor and tokenizer are made of, as FLAVA's: images are squeezed into a square."""
     side = sizes.image_size // sizes.patch_size
     views = {"size": sizes.image_size, "crop_size": sizes.image_size}
-    code_size = 8 * side if codebook is None else codebook.image_size
-    views |= {"codebook_size": code_size, "codebook_crop_size": code_size}
+    views |= {"codebook_size": 8 * side, "codebook_crop_size": 8 * side}  # a code of the dVAE's for each patch
     image: dict[str, Any] = {name: {"height": value, "width": value} for name, value in views.items()}
     image |= {"image_processor_type": "FlavaImageProcessor", "processor_class": "FlavaProcessor"}
     image |= {"image_mean": list(MEAN), "image_std": list(STD), "input_size_patches": side}

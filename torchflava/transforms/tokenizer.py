@@ -30,6 +30,18 @@ def load_tokenizer(path: str | Path) -> TextTokenizer:
     return BytePair.from_file(path)
 
 
+def tokenizer_beside(weights: str | Path, named: str | Path = "") -> TextTokenizer | None:
+    """The tokenizer at `named` or, without a name, in the folder of a model's weights; None where that has no vocabulary.
+
+    Raises:
+        ValueError: as `load_tokenizer`.
+    """
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    if not named and not any((folder / name).is_file() for name in VOCABULARIES):
+        return None
+    return load_tokenizer(named or folder)
+
+
 def save_tokenizer(tokenizer: TextTokenizer, folder: str | Path) -> Path:
     """Write a tokenizer into a folder, and return its file: `vocab.txt` where that says all of it, else `tokenizer.json`.
 
