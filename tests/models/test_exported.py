@@ -201,6 +201,7 @@ def test_what_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(exported_files, "eager", lambda model, part, given: {"image_embedding": torch.full((1,), 9.0)})
     with pytest.raises(ValueError, match="image_embedding of 1 rows and 1 tokens differs by"):
         write_exported(flava(), tmp_path, ["image"], format="pt2")
+    assert not list(tmp_path.iterdir()), "a program that is no use is not kept"
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ _LOSSES = {
     "itm": "image-text matching",
     "contrastive": "global contrastive loss",
 }
-_PLACE = re.compile(r"(?:(?<=[=,\s])|^)(?:~|\.{1,2}|[A-Za-z][\w+.-]*:/?)?[/\\][^\s=,]*")
+_PLACE = re.compile(r"""[^\s=,;'"()\[\]]*[/\\][^\s=,;'"()\[\]]*""")
+_ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+")
+"""OWNER/NAME, and whatever else has one slash in its middle."""
 _MOST_SETTINGS = 80  # of a run, so that a page stays a page
 
 
@@ -201,7 +203,7 @@ def without_places(content: Any) -> Any:
 
 
 def _last_name(place: re.Match[str]) -> str:
-    return re.split(r"[/\\]", place[0].rstrip("/\\"))[-1]
+    return place[0] if _ON_HUB.fullmatch(place[0]) else re.split(r"[/\\]", place[0].rstrip("/\\"))[-1]
 
 
 def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """What others' files of CLIP say beyond their tensors: transformers' `config.json`, open_clip's `open_clip_config.json`."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from torchflava.files import load_metadata
 from torchflava.models.layout import Layout
 from torchflava.models.layouts_clip_others import GREATEST, OPEN_CLIP, OPEN_CLIP_BARE, OPENAI, QUICK
-from torchflava.models.settings import Settings, Towers, TowerSize, from_metadata, guessed, says
+from torchflava.models.settings import Settings, Towers, TowerSize, from_metadata, guessed, read_config, says
 from torchflava.zipped import names_in
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -59,24 +58,10 @@ def clip_settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settin
             return from_metadata(layout, towers, metadata), {}
     settings = guessed(layout, towers)._replace(quick_gelu=layout in QUICK, end_id=GREATEST)
     if layout in (OPEN_CLIP, OPEN_CLIP_BARE, OPENAI):
-        config = _read(folder / OPEN_CLIP_CONFIG)
+        config = read_config(folder / OPEN_CLIP_CONFIG)
         return (settings, {}) if config is None else _of_open_clip(settings, towers, config)
-    config = _read(folder / "config.json")
+    config = read_config(folder / "config.json")
     return (settings, {}) if config is None else _of_transformers(settings, towers, config)
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}); fetch it again, or move the weights out of its folder"
-        ) from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds a {type(config).__name__}; settings by name are due")
-    return config
 
 
 def _of_transformers(settings: Settings, towers: Towers, config: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:

@@ -1,6 +1,5 @@
 """All layouts that can be read, and what a file says beyond its tensors: in its metadata, or in the `config.json` beside it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torchflava.models import (
 )
 from torchflava.models.clip_files import clip_settings_in
 from torchflava.models.layout import Layout
-from torchflava.models.settings import Settings, Towers, from_config, from_metadata, guessed, says
+from torchflava.models.settings import Settings, Towers, from_config, from_metadata, guessed, read_config, says
 
 LAYOUTS = (
     *layouts_own.LAYOUTS,
@@ -29,7 +28,6 @@ LAYOUTS = (
 ENCODERS = (*layouts_towers.LAYOUTS, *layouts_vit.LAYOUTS)
 """Of one encoder by itself."""
 
-_MOST_CONFIG = 16 * 2**20  # bytes
 _WITH_CONFIG = ("model.safetensors", "pytorch_model.bin")
 _CONFIGURED = (*layouts_transformers.LAYOUTS, *layouts_towers.TRANSFORMERS)
 _METADATA = (*layouts_own.LAYOUTS, *layouts_towers.OWN)
@@ -54,17 +52,4 @@ def _config(path: Path) -> dict[str, Any] | None:
     """The `config.json` in a folder, or beside a file of the name that it has in such a folder."""
     if path.is_file() and path.name.removesuffix(".index.json") not in _WITH_CONFIG:
         return None
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    if not file.is_file():
-        return None
-    if file.stat().st_size > _MOST_CONFIG:
-        raise ValueError(
-            f"{file} is larger than any configuration; fetch it again, or load the weights' file by itself"
-        )
-    try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({error}); fetch it again, or load the weights' file by itself") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} holds a {type(config).__name__}; transformers' configuration is due")
-    return config
+    return read_config((path if path.is_dir() else path.parent) / "config.json")

@@ -10,7 +10,7 @@ from torchflava.models.alone import Encoder
 from torchflava.models.architecture import Whole
 from torchflava.models.card import Facts, model_card, without_places
 from torchflava.models.weights import save_pretrained
-from torchflava.transforms.wordpiece import WordPiece
+from torchflava.transforms.tokenizer import TextTokenizer
 
 _OF_A_RUN = ("vocab.txt", "tokenizer.json", "codebook.safetensors")
 
@@ -20,7 +20,7 @@ def push_to_hub(
     name: str,
     *,
     run: str | Path | None = None,
-    tokenizer: WordPiece | None = None,
+    tokenizer: TextTokenizer | None = None,
     codebook: DalleCodebook | PatchCodebook | None = None,
     facts: Facts | None = None,
     private: bool | None = None,
@@ -90,7 +90,7 @@ def _fill(
     model: Whole | Encoder,
     *,
     run: str | Path | None,
-    tokenizer: WordPiece | None,
+    tokenizer: TextTokenizer | None,
     codebook: DalleCodebook | PatchCodebook | None,
 ) -> None:
     """Put into a folder all that is sent but the page."""

@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from torchflava.distributed import Gather
@@ -17,6 +18,8 @@ from torchflava.models.pretraining import ItmInput
 from torchflava.models.sizes import CLIP_TEXTS, SIZES
 
 _KEY = "torchflava"
+_MOST_CONFIG = 16 * 2**20  # bytes
+_AGAIN = "fetch it again, or move the weights out of its folder"
 _CHOICES = {"reads": get_args(Reads), "itm_input": get_args(ItmInput), "gradients": get_args(Gather)}
 
 
@@ -132,6 +135,25 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
         found["gradients"] = "global" if config.get("global_backprop_contrastive", True) else "none"
     usual_settings = Settings((12,) * len(towers), (layout.eps,) * len(towers))
     return _checked("config.json", guessed(layout, towers)._asdict() | found, usual_settings), ignored
+
+
+def read_config(file: Path) -> dict[str, Any] | None:
+    """What a configuration beside weights says; None where it is not there.
+
+    Raises:
+        ValueError: if it is damaged, or no settings by name.
+    """
+    if not file.is_file():
+        return None
+    if file.stat().st_size > _MOST_CONFIG:
+        raise ValueError(f"{file} is larger than any configuration; {_AGAIN}")
+    try:
+        config = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error}); {_AGAIN}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds a {type(config).__name__}, settings by name are due; {_AGAIN}")
+    return config
 
 
 def as_metadata(settings: Settings) -> dict[str, str]:
