@@ -196,6 +196,11 @@ def test_an_end_that_transformers_reads_otherwise_is_refused(tmp_path: Path) -> 
     clip_to_open_clip(clip(), tmp_path / "out", end_id=2)
 
 
+def test_an_end_that_a_file_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="end with the id 0"):
+        save_pretrained(clip(end_id=0), tmp_path)
+
+
 def test_a_folder_with_a_dot_in_its_name(tmp_path: Path) -> None:
     report = clip_to_open_clip(pretraining(), tmp_path / "clip-v1.5")
     assert {file.parent for file in report.files} == {tmp_path / "clip-v1.5"}

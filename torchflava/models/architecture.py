@@ -127,6 +127,8 @@ def _of_towers(towers: Sequence[Any]) -> Settings:
                 settings = settings._replace(pad_id=tower.pad_id, attend_to_padding=(tower.attend_to_padding, seen[1]))
             case FusionEncoder():
                 settings = settings._replace(attend_to_padding=(seen[0], tower.attend_to_padding))
+            case CausalTextEncoder() if tower.end_id == 0:
+                raise ValueError("texts end with the id 0, which a file takes for none; let another id end them")
             case CausalTextEncoder():
                 end_id = 0 if tower.end_id is None else tower.end_id
                 settings = settings._replace(pad_id=tower.pad_id, end_id=end_id)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchflava.encoders import TextEncoder
 from torchflava.models.alone import Encoder
 from torchflava.models.architecture import Whole, settings_of, tower_sizes
 from torchflava.models.classification import EmbeddingsForClassification, FlavaForClassification
@@ -110,7 +111,7 @@ def _use(model: Whole | Encoder, name: str) -> str:
     lines = ["import torch", "from torchflava import from_pretrained", "", f'model = from_pretrained("{name}")']
     flava: Any = model if isinstance(model, Flava | Clip) else getattr(model, "flava", model)
     image = getattr(flava, "image_encoder", flava)
-    size, ids = getattr(image, "image_size", None), "torch.zeros(1, 7, dtype=torch.int64)"
+    size, ids = getattr(image, "image_size", None), _ids(getattr(flava, "text_encoder", flava))
     pixels = f"torch.zeros(1, 3, {size}, {size})"
     if isinstance(model, FlavaForClassification | EmbeddingsForClassification):
         given = {"image": pixels, "text": f"ids={ids}"}.get(model.reads, f"{pixels}, {ids}")
@@ -120,7 +121,16 @@ def _use(model: Whole | Encoder, name: str) -> str:
         lines.append(f"text = model.embed_text({ids})")
     elif size is not None:
         lines.append(f"states = model({pixels}).normed")
+    elif isinstance(model, TextEncoder):
+        lines.append(f"states = model({ids}).normed")
     return "\n".join(lines)
+
+
+def _ids(text: object) -> str:
+    """A text of three tokens, of which the last one ends it where the encoder asks for that."""
+    tokens = [id for id in range(1, 5) if id != getattr(text, "pad_id", 0)][:3]
+    end = getattr(text, "end_id", None)
+    return f"torch.tensor([{tokens if end is None else [*tokens[:2], end]}])"
 
 
 def _sizes(model: Whole | Encoder) -> str:

@@ -51,11 +51,9 @@ def clip_settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settin
         ValueError: for a config that is damaged, of other sizes, or of a CLIP that this model cannot be.
     """
     folder = path if path.is_dir() else path.parent
-    files = sorted(folder.glob("*model.safetensors")) if path.is_dir() else [path]
-    for file in files[:1]:
-        metadata = load_metadata(file)
-        if says(metadata):
-            return from_metadata(layout, towers, metadata), {}
+    metadata = load_metadata(path)
+    if says(metadata):
+        return from_metadata(layout, towers, metadata), {}
     settings = guessed(layout, towers)._replace(quick_gelu=layout in QUICK, end_id=GREATEST)
     if layout in (OPEN_CLIP, OPEN_CLIP_BARE, OPENAI):
         config = read_config(folder / OPEN_CLIP_CONFIG)

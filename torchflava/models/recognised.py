@@ -37,8 +37,7 @@ def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, d
     """What a file, or the config beside it, says beyond its tensors; and what of it has no counterpart here."""
     if layout in layouts_clip_others.LAYOUTS:
         return clip_settings_in(path, layout, towers)
-    file = path / "model.safetensors" if path.is_dir() else path
-    metadata = load_metadata(file) if file.is_file() else {}
+    metadata = load_metadata(path)
     if layout in _METADATA or says(metadata):  # which this project also puts into what it writes for others
         return from_metadata(layout, towers, metadata), {}
     config = _config(path) if layout in _CONFIGURED else None
