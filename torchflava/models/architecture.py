@@ -39,7 +39,8 @@ Whole = Flava | Clip | FlavaForPreTraining | FlavaForClassification | Embeddings
 TOWERS = ("image_encoder", "text_encoder", "fusion_encoder")
 """In the order in which settings name them; CLIP has the first two."""
 
-_YOURSELF = "save the model's state_dict(), and build it yourself before you load it"
+YOURSELF = "save the model's state_dict(), and build it yourself before you load it"
+"""What remains where a file would not bring a model back."""
 
 
 def tower_sizes(state: State) -> Towers:
@@ -92,7 +93,7 @@ def settings_of(model: Whole | ImageEncoder | TextEncoder | FusionEncoder) -> Se
     own = (ImageEncoder, CausalTextEncoder) if isinstance(flava, Clip) else (ImageEncoder, TextEncoder, FusionEncoder)
     if not all(isinstance(tower, kind) for tower, kind in zip(towers, own, strict=True)):
         kinds = listed(type(tower).__name__ for tower in towers)
-        raise ValueError(f"{kinds}: of these only this project's own encoders are built again from a file; {_YOURSELF}")
+        raise ValueError(f"{kinds}: of these only this project's own encoders are built again from a file; {YOURSELF}")
     settings = _of_towers(towers)
     if isinstance(flava, Clip):
         settings = settings._replace(quick_gelu=_is_quick(*(tower.trunk for tower in towers)))
@@ -138,7 +139,7 @@ def _of_towers(towers: Sequence[Any]) -> Settings:
 def _num_heads(trunk: nn.Module) -> int:
     attention = trunk.blocks[0].attention if isinstance(trunk, Transformer) else None
     if not isinstance(attention, Attention | CausalAttention | RelativeAttention):
-        raise ValueError(f"a {type(trunk).__name__} with {type(attention).__name__} is another's trunk; {_YOURSELF}")
+        raise ValueError(f"a {type(trunk).__name__} with {type(attention).__name__} is another's trunk; {YOURSELF}")
     return attention.num_heads
 
 
@@ -147,7 +148,7 @@ def _is_quick(*trunks: nn.Module) -> bool:
     blocks: list[Any] = [block for trunk in trunks for block in trunk.get_submodule("blocks").children()]
     kinds = {type(block.mlp) for block in blocks}
     if kinds not in ({Mlp}, {QuickMlp}):
-        raise ValueError(f"MLPs of {listed(kind.__name__ for kind in kinds)}: a file brings back one kind; {_YOURSELF}")
+        raise ValueError(f"MLPs of {listed(kind.__name__ for kind in kinds)}: a file brings back one kind; {YOURSELF}")
     return kinds == {QuickMlp}
 
 

@@ -94,8 +94,10 @@ def recognise(layouts: tuple[Layout, ...], names: Iterable[str]) -> Layout:
     return best
 
 
-def to_ours(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Their tensors -> ours by name, and the names that this model has no use for, each with the reason.
+def to_ours(
+    layout: Layout, tensors: Mapping[str, Tensor], *, remedy: str = "give a whole one"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Their tensors -> ours by name, and the names that this model has no use for, each with the reason; `remedy` is for errors.
 
     Raises:
         ValueError: naming the keys that are missing, not to be there, no weights, or unlike what they should equal.
@@ -117,7 +119,7 @@ def to_ours(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Te
     unexpected = sorted(tensors.keys() - used - unused.keys())
     complaints = [f"lacks {listed(missing)}"] * bool(missing) + [f"has unknown {listed(unexpected)}"] * bool(unexpected)
     if complaints:
-        raise ValueError(f"a file of {layout.name} that {' and '.join(complaints)}; give a whole one")
+        raise ValueError(f"a file of {layout.name} that {' and '.join(complaints)}; {remedy}")
     return state, unused
 
 

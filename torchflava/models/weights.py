@@ -17,7 +17,7 @@ from torchflava.encoders import FusionEncoder, TextEncoder
 from torchflava.files import load_metadata, load_tensors, read_state, save_tensors
 from torchflava.models import layouts_clip_others, layouts_own, layouts_towers, layouts_vit
 from torchflava.models.alone import Encoder, build_encoder, heads_of_table, with_what_files_lack
-from torchflava.models.architecture import Whole, build, settings_of, tower_sizes
+from torchflava.models.architecture import YOURSELF, Whole, build, settings_of, tower_sizes
 from torchflava.models.clip_files import check_not_scripted
 from torchflava.models.hub import find_or_fetch
 from torchflava.models.layout import Layout, recognise, to_ours
@@ -118,7 +118,7 @@ def save_pretrained(model: Loadable, path: str | os.PathLike[str]) -> None:
         model.save(file)
         return
     state, metadata = model.state_dict(), metadata_of(model)
-    to_ours(recognise((*layouts_own.LAYOUTS, *layouts_towers.OWN), state), state)
+    to_ours(recognise((*layouts_own.LAYOUTS, *layouts_towers.OWN), state), state, remedy=YOURSELF)
     save_tensors(file, state, metadata)
 
 

@@ -62,7 +62,7 @@ def flava_in(model: Whole, library: str) -> Flava:
         raise ValueError(f"this is CLIP, which has no place in {library}'s FLAVA; docs/clip.md says where it goes")
     settings_of(model)  # sees that the encoders are this project's own
     whole = model.state_dict()
-    to_ours(recognise(layouts_own.LAYOUTS, whole), whole)  # and the heads
+    to_ours(recognise(layouts_own.LAYOUTS, whole), whole, remedy="write its encoders: model.flava")  # and the heads
     state = flava.state_dict()
     if "image_encoder.trunk.blocks.0.attention_scale" in state:
         raise ValueError(
