@@ -243,6 +243,15 @@ def test_a_tensor_that_repeats_its_numbers_for_ever_is_refused(read: Any, legacy
         read(tmp_path / "x.pt")
 
 
+def test_many_tensors_that_share_a_few_numbers_are_refused(tmp_path: Path) -> None:
+    few = torch.zeros(2**20)
+    torch.save({f"{i}": few for i in range(300)}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"x\.pt has 4\d{6} bytes, and its tensors.* would be 1258291200"):
+        load_tensors(tmp_path / "x.pt")
+    torch.save({f"{i}": few[:99] for i in range(300)}, tmp_path / "x.pt")
+    assert len(load_tensors(tmp_path / "x.pt")) == 300
+
+
 def test_a_tensor_without_its_numbers_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2, device="meta")}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"x\.pt: a is .*no plain tensor"):

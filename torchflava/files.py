@@ -30,6 +30,8 @@ Kind = Literal["safetensors", "zip", "legacy", "index"]
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # opens torch's older files, as a pickle, after its protocol
 _STEMS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _IN_A_FOLDER = tuple(a + b for a in _STEMS for b in ("", ".index.json"))
+_MOST_SHARED = 16
+"""How often the same numbers may stand for others in torch's files, as those of tied layers do."""
 _STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError)
 """What else a zip, or torch's older files, raises where it is damaged."""
 _TO_SAFETENSORS = (
@@ -78,6 +80,11 @@ def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> di
     if strange := [name for name, tensor in tensors.items() if not _is_held(tensor)]:
         raise ValueError(
             f"{path}: {strange[0]} is larger than what is stored of it, or no plain tensor; save a copy of it"
+        )
+    size, told = path.stat().st_size, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if told > max(_MOST_SHARED * size, 2**30):
+        raise ValueError(
+            f"{path} has {size} bytes, and its tensors, which share them, would be {told}; save copies of them"
         )
     return tensors
 
