@@ -124,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                del files[line["value"]["path"]]
         where = f"{self.hub.url}/{name}/commit/{commit_of(files)}"
         return self.json({"success": True, "commitOid": commit_of(files), "commitUrl": where, "hookOutput": ""})
 

@@ -254,6 +254,23 @@ def test_the_page_runs(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert WordPiece.from_hub("me/bare").tokens == words().tokens
 
 
+@pytest.mark.slow
+def test_no_older_vocabulary_stays_beside_the_one_that_is_sent(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose name would be looked for first."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    push_to_hub(
+        flava(), "me/small", tokenizer=WordPiece.from_tokens(["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "old"])
+    )
+    words().save(tmp_path / "vocab.txt")
+    push_to_hub(flava(), "me/small", run=tmp_path)
+    assert hub.repos["me/small"]["main"].keys() == {"model.safetensors", "README.md", "vocab.txt"}
+    assert WordPiece.from_hub("me/small").tokens == words().tokens
+    push_to_hub(flava(1), "me/small")
+    assert "vocab.txt" in hub.repos["me/small"]["main"], "what is not sent anew stays"
+
+
 def test_what_cannot_be_sent(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PermissionError, match=r"let this user write to 'me/small'.*hf auth login"):
         push_to_hub(flava(), "me/small")

@@ -10,7 +10,7 @@ from torchflava.models.alone import Encoder
 from torchflava.models.architecture import Whole
 from torchflava.models.card import Facts, model_card, without_places
 from torchflava.models.weights import save_pretrained
-from torchflava.transforms.tokenizer import TextTokenizer
+from torchflava.transforms.tokenizer import VOCABULARIES, TextTokenizer
 
 _OF_A_RUN = ("vocab.txt", "tokenizer.json", "codebook.safetensors")
 
@@ -68,7 +68,13 @@ def _send(folder: Path, name: str, message: str, *, private: bool | None, revisi
         api.create_repo(name, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(name, branch=revision, exist_ok=True)
-        sent = api.upload_folder(repo_id=name, folder_path=folder, revision=revision, commit_message=message)
+        sent = api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns=_outdated({file.name for file in folder.iterdir()}),
+        )
     except HFValidationError as error:
         raise ValueError(f"{name!r} is no name for a model on the Hub, which are OWNER/NAME: {error}") from error
     except OfflineModeIsEnabled as error:
@@ -83,6 +89,12 @@ def _send(folder: Path, name: str, message: str, *, private: bool | None, revisi
     except HTTPError as error:
         raise ConnectionError(f"the Hub cannot be reached to send {name!r}: {error}") from error
     return str(sent.commit_url)
+
+
+def _outdated(sent: set[str]) -> list[str] | None:
+    """The names under which an older vocabulary would lie beside the one that is sent, and might be taken for it."""
+    others = [name for name in VOCABULARIES if name not in sent]
+    return others if len(others) < len(VOCABULARIES) else None
 
 
 def _fill(
