@@ -58,7 +58,7 @@ def export(asked: Export) -> str:
     """
     if asked.dest.is_file() or (asked.dest.is_dir() and any(asked.dest.iterdir()) and not asked.overwrite):
         raise ValueError(f"{asked.dest} is there and not empty; name another, or say --overwrite")
-    from torchflava.models.exported_files import write_exported
+    from torchflava.models import write_exported
     from torchflava.models.hub import find_or_fetch
     from torchflava.transforms.tokenizer import tokenizer_beside
 

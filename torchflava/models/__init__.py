@@ -10,6 +10,8 @@ from torchflava.models.classification import (
 from torchflava.models.clip import Clip, ClipOutput, clip_model
 from torchflava.models.clip_written import clip_to_open_clip, clip_to_transformers
 from torchflava.models.compute import step_flops
+from torchflava.models.exported import Exported, export_part, to_onnx
+from torchflava.models.exported_files import Checked, write_exported
 from torchflava.models.first_weights import FirstWeights, first_weights
 from torchflava.models.flava import Flava, FlavaOutput, flava_model
 from torchflava.models.memory import States, count_states, count_table
@@ -28,9 +30,11 @@ __all__ = [
     "PARTS",
     "SIZES",
     "VERBS",
+    "Checked",
     "Clip",
     "ClipOutput",
     "EmbeddingsForClassification",
+    "Exported",
     "Facts",
     "FirstWeights",
     "Flava",
@@ -52,6 +56,7 @@ __all__ = [
     "count_table",
     "depths",
     "embeddings_for_classification",
+    "export_part",
     "first_weights",
     "flava_for_classification",
     "flava_for_pretraining",
@@ -64,6 +69,8 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
     "step_flops",
+    "to_onnx",
     "to_torchmultimodal",
     "to_transformers",
+    "write_exported",
 ]
