@@ -136,6 +136,16 @@ def test_a_codebook_a_classifier_and_an_encoder(run: Path, capsys: pytest.Captur
         (("run", "out", "--image-size", "16"), "image_size 16 is no multiple of patch_size 5"),
         (("run", "out", "--vocab", "other.txt"), "the vocabulary has 5 words, the model knows 41"),
         (("i.safetensors", "out"), "transformers takes a whole FLAVA or a dVAE, --to torchflava writes it as it is"),
+        (
+            ("run", "out.safetensors", "--to", "torchflava", "--vocab", "other.txt"),
+            "--vocab other.txt has no place in --to",
+        ),
+        (("run", "out", "--to", "torchmultimodal", "--vocab", "other.txt"), "--vocab other.txt has no place in --to"),
+        (
+            ("run", "out", "--to", "open_clip", "--codebook", "dvae.safetensors"),
+            "--codebook dvae.safetensors has no place",
+        ),
+        (("dvae.safetensors", "out", "--codebook", "dvae.safetensors"), "has no place in a codebook by itself"),
         (("dvae.safetensors", "out", "--num-heads", "2"), "is a codebook, which has no attention"),
     ],
 )

@@ -124,6 +124,7 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
 
     model = loaded.model
     file = _file(asked)
+    _check_used(asked, alone=isinstance(model, DalleCodebook | PatchCodebook))
     if asked.to == "openai" and not isinstance(model, DalleCodebook):
         raise ValueError(f"{asked.source} is {loaded.layout}; --to openai is for a dVAE by itself")
     if asked.to in ("torchflava", "openai"):
@@ -143,6 +144,17 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
         return to_torchmultimodal(model, file, codebook=codebook)
     tokenizer = None if isinstance(model, DalleCodebook) else tokenizer_beside(source, asked.vocab)
     return to_transformers(model, asked.dest, codebook=codebook, tokenizer=tokenizer)
+
+
+def _check_used(asked: Convert, *, alone: bool) -> None:
+    """See that a codebook and a vocabulary that are named go somewhere; `alone` says that the source is a codebook itself."""
+    beside = asked.to == "torchflava" and _file(asked).parent == asked.dest
+    takers = {"codebook": ("transformers", "torchmultimodal"), "vocab": ("transformers", "open_clip")}
+    for name, libraries in takers.items():
+        given = getattr(asked, name)
+        if given and given != "none" and (alone or not (beside or asked.to in libraries)):
+            where = "a codebook by itself" if alone else f"--to {asked.to} {asked.dest}"
+            raise ValueError(f"--{name} {given} has no place in {where}; leave it out")
 
 
 def _for_open_clip(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
