@@ -3,9 +3,7 @@
 Sources: open_clip 3.3, open_clip/factory.py; transformers 5.24, models/clip.
 """
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +18,7 @@ from torchflava.models.layout import to_theirs
 from torchflava.models.layouts_clip_others import OPEN_CLIP, TRANSFORMERS
 from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, as_metadata
-from torchflava.models.written import Written
+from torchflava.models.written import Written, write_json
 from torchflava.transforms.bpe import BytePair
 from torchflava.transforms.image import MEAN, STD
 from torchflava.transforms.tokenizer import TextTokenizer
@@ -70,7 +68,7 @@ def clip_to_open_clip(
     path.mkdir(parents=True, exist_ok=True)
     weights, config = path / "open_clip_model.safetensors", path / OPEN_CLIP_CONFIG
     save_tensors(weights, tensors, as_metadata(sizes.settings) | {"format": "pt"})
-    _write(config, _open_clip_config(sizes))
+    write_json(config, _open_clip_config(sizes))
     load = f"import open_clip\nmodel = open_clip.create_model({f'local-dir:{path}'!r})"
     return Written(OPEN_CLIP.name, (weights, config), _made(model), {}, load)
 
@@ -117,7 +115,7 @@ def clip_to_transformers(
         tokenizer.save(folder / "tokenizer.json")
         written["tokenizer_config.json"] = _tokenizer_config(tokenizer, sizes)
     for name, content in written.items():
-        _write(folder / name, content)
+        write_json(folder / name, content)
     files = [folder / name for name in ("model.safetensors", *written)]
     files += [folder / "tokenizer.json"] if tokenizer is not None else []
     load = f"import transformers\nmodel = transformers.CLIPModel.from_pretrained({str(folder)!r})"
@@ -239,7 +237,3 @@ def _tokenizer_config(tokenizer: TextTokenizer, sizes: Sizes) -> dict[str, Any]:
         }
         return {"tokenizer_class": "CLIPTokenizer", "model_max_length": sizes.max_length} | names
     return {"tokenizer_class": "BertTokenizerFast", "model_max_length": sizes.max_length}
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """The folder of an exported model: a program for each part, its vocabulary, and `export.json`, which says how they are used."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -14,6 +13,7 @@ from torchflava.models.architecture import Whole
 from torchflava.models.clip import Clip
 from torchflava.models.exported import Exported, Part, eager, export_part, inputs_for, max_length_of, to_onnx
 from torchflava.models.flava import Flava
+from torchflava.models.written import write_json
 from torchflava.transforms.bpe import BytePair
 from torchflava.transforms.image import MEAN, STD
 from torchflava.transforms.tokenizer import TextTokenizer
@@ -75,7 +75,7 @@ def write_exported(
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer.json")
     told = _told(model, traced, format, tokenizer=tokenizer)
-    (folder / "export.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "export.json", told)
     return written
 
 

@@ -1,9 +1,10 @@
 """What weights for another library share: which models they can be of, what they lack, and a report of what became of them."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -169,6 +170,12 @@ def check_words(model: FlavaForPreTraining, vocab_size: int, library: str) -> No
     known = {name: getattr(model, name).num_codes for name in ("mlm", "mmm_text") if getattr(model, name) is not None}
     if wrong := {name: count for name, count in known.items() if count != vocab_size}:
         raise ValueError(f"{library} has one vocabulary, here the text encoder knows {vocab_size} words and {wrong}")
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> Path:
+    """Write a configuration as others' libraries lay it out; the file."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return file
 
 
 def _three(image: int, text: int, fusion: int) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """Weights for transformers (5.24, models/flava): a folder that `FlavaForPreTraining.from_pretrained` loads."""
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from torchflava.models.written import (
     is_clip,
     poolers,
     sizes_of,
+    write_json,
 )
 from torchflava.transforms.image import MEAN, STD
 from torchflava.transforms.tokenizer import TextTokenizer
@@ -233,7 +233,7 @@ def _write(
 ) -> tuple[Path, ...]:
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", tensors, {"format": "pt", **said})
-    return folder / "model.safetensors", _write_json(folder / "config.json", config)
+    return folder / "model.safetensors", write_json(folder / "config.json", config)
 
 
 def _write_processor(folder: Path, sizes: Sizes, tokenizer: WordPiece | None) -> tuple[Path, ...]:
@@ -248,7 +248,7 @@ def _write_processor(folder: Path, sizes: Sizes, tokenizer: WordPiece | None) ->
         "total_mask_patches": round(75 / 196 * side**2),
         "mask_group_min_patches": max(1, round(16 / 196 * side**2)),
     }
-    files = (_write_json(folder / "preprocessor_config.json", image),)
+    files = (write_json(folder / "preprocessor_config.json", image),)
     if tokenizer is None:
         return files
     tokenizer.save(folder / "tokenizer.json")
@@ -263,10 +263,5 @@ def _write_processor(folder: Path, sizes: Sizes, tokenizer: WordPiece | None) ->
     return (
         *files,
         folder / "tokenizer.json",
-        _write_json(folder / "tokenizer_config.json", said | special | {"model_max_length": sizes.max_length}),
+        write_json(folder / "tokenizer_config.json", said | special | {"model_max_length": sizes.max_length}),
     )
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> Path:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return file
