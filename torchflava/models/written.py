@@ -60,18 +60,18 @@ def flava_in(model: Whole, library: str) -> Flava:
         raise ValueError(f"{library} has no classifier over embeddings; write its encoders: model.flava")
     flava = model if isinstance(model, Flava | Clip) else model.flava
     if isinstance(flava, Clip):
-        raise ValueError(f"this is CLIP, which has no place in {library}'s FLAVA; docs/clip.md says where it goes")
+        raise ValueError(f"this is CLIP, which has no place in {library}; docs/clip.md says where it goes")
     settings_of(model)  # sees that the encoders are this project's own
     whole = model.state_dict()
     to_ours(recognise(layouts_own.LAYOUTS, whole), whole, remedy="write its encoders: model.flava")  # and the heads
     state = flava.state_dict()
     if "image_encoder.trunk.blocks.0.attention_scale" in state:
         raise ValueError(
-            f"the image encoder has BEiT's blocks, whose scales and biases by relative position {library}'s FLAVA has no place "
+            f"the image encoder has BEiT's blocks, whose scales and biases by relative position {library} has no place "
             "for; write this project's own file by save_pretrained"
         )
     if unknown := [name for name in state if name.startswith("image_encoder.embed.norm")]:
-        raise ValueError(f"{library}'s FLAVA has no place for {listed(unknown)}; write save_pretrained's file")
+        raise ValueError(f"{library} has no place for {listed(unknown)}; write save_pretrained's file")
     return flava
 
 

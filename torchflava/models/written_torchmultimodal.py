@@ -68,7 +68,7 @@ def to_torchmultimodal(
         return Written(
             "TorchMultimodal's DalleVAEEncoder", (file,), {}, {}, _loading("DalleVAEEncoder(pretrained=False)", file)
         )
-    flava = flava_in(model, "TorchMultimodal")
+    flava = flava_in(model, "TorchMultimodal's FLAVA")
     if codebook is not None and not isinstance(model, FlavaForPreTraining):
         raise ValueError(f"a {type(model).__name__} has no use for a codebook; leave it out")
     sizes = sizes_of(flava, settings_of(model))

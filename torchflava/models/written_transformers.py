@@ -76,7 +76,7 @@ def to_transformers(
         raise ValueError(
             f"FLAVA's texts are of a WordPiece, this is a {type(tokenizer).__name__}; give the model's own"
         )
-    flava = flava_in(model, "transformers")
+    flava = flava_in(model, "transformers' FLAVA")
     if not isinstance(model, Flava | FlavaForPreTraining):
         raise ValueError("transformers' FLAVA has no classifier; write the encoders: to_transformers(model.flava, ...)")
     sizes = sizes_of(flava, settings_of(model))
