@@ -5,8 +5,6 @@ it is `guessed` from the sizes.
 """
 
 import json
-import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -209,6 +207,8 @@ def _checked(where: str, said: Mapping[str, Any], usual: Settings) -> Settings:
     for name, value in said.items():
         if name not in Settings._fields:
             raise ValueError(f"{where} has a setting {name!r}; known are {', '.join(Settings._fields)}")
+        if name == "max_scale" and type(value) is float and value >= 1e6:
+            continue  # a temperature without a bound
         if not _alike(value, getattr(usual, name)) or value not in _CHOICES.get(name, (value,)):
             raise ValueError(f"{where} says {name} is {value!r}; something like {getattr(usual, name)!r} is due")
     return usual._replace(**said)
@@ -218,9 +218,7 @@ def _alike(value: object, usual: object) -> bool:
     if isinstance(usual, tuple):
         return isinstance(value, tuple) and len(value) == len(usual) and all(map(_alike, value, usual))
     if isinstance(usual, float):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return 0 <= value <= sys.float_info.max or value == math.inf  # the temperature may have no bound
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e6
     if type(usual) is int:
         return type(value) is int and value >= 0
     return type(value) is type(usual)
