@@ -188,8 +188,8 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     inside = any(name.startswith("image_codebook.") for name in loaded.unused)
     if asked.codebook == "none" or not inside or not isinstance(loaded.model, FlavaForPreTraining):
         return None
-    patches: Any = loaded.model.flava.image_encoder.get_submodule("embed")
-    return DalleCodebook.from_file(source, image_size=8 * (patches.image_size // patches.patch_size))
+    image: Any = loaded.model.flava.image_encoder
+    return DalleCodebook.from_file(source, image_size=8 * (image.embed.image_size // image.embed.patch_size))
 
 
 def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> tuple[Path, ...]:
