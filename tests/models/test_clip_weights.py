@@ -26,7 +26,7 @@ from torchflava.models import (
     load_pretrained,
 )
 from torchflava.models.weights import save_pretrained
-from torchflava.transforms import WordPiece
+from torchflava.transforms import BytePair, WordPiece
 
 END = VOCAB_SIZE - 1
 BLOCK = {"attention_norm": "ln_1", "attention.out": "attn.out_proj", "mlp_norm": "ln_2", "mlp.up": "mlp.c_fc",
@@ -199,6 +199,16 @@ def test_an_end_that_transformers_reads_otherwise_is_refused(tmp_path: Path) -> 
 def test_an_end_that_a_file_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="end with the id 0"):
         save_pretrained(clip(end_id=0), tmp_path)
+
+
+def test_padding_is_no_token_of_texts_in_transformers(tmp_path: Path) -> None:
+    """A special token is cut out of every text: "!", which has the id 0, must not be one."""
+    tokenizer = BytePair.train(["a red ball"] * 9, 530)
+    model = clip(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_id)
+    clip_to_transformers(model, tmp_path, tokenizer=tokenizer)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    special = {value for name, value in config.items() if name.endswith("_token")}
+    assert special == {tokenizer.tokens[tokenizer.start_id], tokenizer.tokens[tokenizer.end_id]}
 
 
 def test_a_folder_with_a_dot_in_its_name(tmp_path: Path) -> None:

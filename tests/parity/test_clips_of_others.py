@@ -169,7 +169,7 @@ def test_the_processor_reads_what_is_written(transformers: ModuleType, tmp_path:
         transformers.CLIPProcessor.from_pretrained(tmp_path),
     )
     picture = Image.effect_mandelbrot((IMAGE_SIZE, IMAGE_SIZE), (-2, -1, 1, 1), 20).convert("RGB")
-    captions = ["A red ball", "two boxes!?"]
+    captions = ["A red ball!", "two boxes!?", "", "! a"]
     read = processor(text=captions, images=picture, return_tensors="pt", padding="max_length", max_length=MAX_LENGTH)
     with torch.no_grad():
         out = theirs(**read)

@@ -229,11 +229,7 @@ def _preprocessor(sizes: Sizes) -> dict[str, Any]:
 def _tokenizer_config(tokenizer: TextTokenizer, sizes: Sizes) -> dict[str, Any]:
     if isinstance(tokenizer, BytePair):
         start, end = tokenizer.tokens[tokenizer.start_id], tokenizer.tokens[tokenizer.end_id]
-        names = {
-            "bos_token": start,
-            "eos_token": end,
-            "unk_token": end,
-            "pad_token": tokenizer.tokens[tokenizer.pad_id],
-        }
+        # Padding is the end again, as in the released models: were it "!", id 0, each "!" of a text would become it.
+        names = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
         return {"tokenizer_class": "CLIPTokenizer", "model_max_length": sizes.max_length} | names
     return {"tokenizer_class": "BertTokenizerFast", "model_max_length": sizes.max_length}
