@@ -164,6 +164,8 @@ def test_a_file_for_open_clip_has_its_names_alone(tmp_path: Path) -> None:
     model = pretraining()
     report = clip_to_open_clip(model, tmp_path / "clip.safetensors")
     assert (report.files, report.made) == ((tmp_path / "clip.safetensors",), {})
+    assert list(report.differs) == ["vocabulary"], "open_clip brings a tokenizer of its own, of 49,408 tokens"
+    assert not clip_to_open_clip(clip(vocab_size=49408, end_id=49407), tmp_path / "released.safetensors").differs
     found, due = load_file(tmp_path / "clip.safetensors"), as_open_clip(model.flava)
     assert found.keys() == due.keys()
     assert all(torch.equal(tensor, found[name]) for name, tensor in due.items())

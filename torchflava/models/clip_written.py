@@ -64,13 +64,13 @@ def clip_to_open_clip(
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, tensors, as_metadata(sizes.settings) | {"format": "pt"})
         load = f"open_clip.load_checkpoint(model, {str(path)!r})"
-        return Written(OPEN_CLIP.name, (path,), _made(model), {}, f"import open_clip\n{load}")
+        return Written(OPEN_CLIP.name, (path,), _made(model), _words(sizes), f"import open_clip\n{load}")
     path.mkdir(parents=True, exist_ok=True)
     weights, config = path / "open_clip_model.safetensors", path / OPEN_CLIP_CONFIG
     save_tensors(weights, tensors, as_metadata(sizes.settings) | {"format": "pt"})
     write_json(config, _open_clip_config(sizes))
     load = f"import open_clip\nmodel = open_clip.create_model({f'local-dir:{path}'!r})"
-    return Written(OPEN_CLIP.name, (weights, config), _made(model), {}, load)
+    return Written(OPEN_CLIP.name, (weights, config), _made(model), _words(sizes), load)
 
 
 def clip_to_transformers(
@@ -125,6 +125,14 @@ def clip_to_transformers(
 def _made(model: nn.Module) -> dict[str, str]:
     has_one = isinstance(getattr(model, "contrastive", None), ContrastiveLoss)
     return {} if has_one else {"logit_scale": "ln(1 / 0.07), where training begins: this model has no temperature"}
+
+
+def _words(sizes: Sizes) -> dict[str, str]:
+    """What open_clip cannot be told of a vocabulary: it brings its own."""
+    if sizes.vocab_size == 49408:
+        return {}
+    told = f"has {sizes.vocab_size} tokens, open_clip's tokenizer 49408 of its own; give ids by this model's tokenizer"
+    return {"vocabulary": told}
 
 
 def _told(model: Clip | FlavaForPreTraining, end_id: int | None) -> tuple[Sizes, dict[str, Tensor]]:
