@@ -110,7 +110,7 @@ def settings_of(model: Whole | ImageEncoder | TextEncoder | FusionEncoder) -> Se
 def _check_own_losses(model: FlavaForPreTraining) -> None:
     if names := listed(f"objectives.{name}" for name in model.objectives):
         raise ValueError(
-            f"{names}: only the six losses are built again from a file; take it out of `objectives`, or {_YOURSELF}"
+            f"{names}: only the six losses are built again from a file; take it out of `objectives`, or {YOURSELF}"
         )
 
 
