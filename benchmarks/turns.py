@@ -150,10 +150,11 @@ def answers(work: Work, side: Any) -> dict[str, Callable[..., Any]]:
 
 
 def operations(do: Callable[[], Any]) -> int:
-    """Of the matrix products and convolutions in `do`, as torch counts them."""
+    """Of the matrix products and convolutions in `do`; within its attention kernels for the CPU torch would count none."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         do()
     return counter.get_total_flops()
 
