@@ -4,7 +4,6 @@ Letters: B batch, N codes of an image, K codes there are, h and w sides in codes
 """
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Self
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from torchflava.codebooks.dalle import Convolution, check_dalle_tensors
 from torchflava.codebooks.dalle_blocks import decoder_blocks
-from torchflava.codebooks.dalle_names import OPENAI_DECODER_CLASSES, decoder_layout
+from torchflava.codebooks.dalle_names import OPENAI_DECODER_CLASSES, decoder_shapes
 from torchflava.codebooks.dalle_pixels import unmap_pixels
 from torchflava.files import read_state, save_tensors
 
@@ -31,7 +30,7 @@ class DalleDecoder(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        check_dalle_tensors(tensors, _layout_of(tensors), "decoder")
+        check_dalle_tensors(tensors, decoder_shapes(tensors), "decoder")
         weights = {name: tensor.detach().to(torch.float32) for name, tensor in tensors.items()}
         self.blocks = decoder_blocks(weights, lambda name: Convolution(weights, name))
         self.num_codes = tensors["blocks.input.w"].shape[1]
@@ -74,15 +73,3 @@ class DalleDecoder(nn.Module):
             )
         chosen = F.one_hot(codes, self.num_codes).movedim(-1, 1).float()
         return unmap_pixels(torch.sigmoid(self.blocks(chosen)[:, :3]))
-
-
-def _layout_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Of a decoder of the sizes seen in `tensors`."""
-    for name in ("blocks.input.w", "blocks.output.conv.w"):
-        if name not in tensors or tensors[name].ndim != 4:
-            some = ", ".join(list(tensors)[:3])
-            raise ValueError(f"no dVAE decoder: {name} is missing or is no convolution (among {some} ...)")
-    first, codes = tensors["blocks.input.w"].shape[:2]
-    found = [re.match(r"blocks\.group_[1-4]\.block_(\d+)\.", name) for name in tensors]
-    blocks = min(max((int(match[1]) for match in found if match), default=1), len(tensors))
-    return decoder_layout(tensors["blocks.output.conv.w"].shape[1], blocks, codes, first_width=first)

@@ -98,14 +98,15 @@ def dalle_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     Raises:
         ValueError: if the first or the last convolution is not there to tell.
     """
-    for name in ("blocks.input.w", "blocks.output.conv.w"):
-        if name not in tensors or tensors[name].ndim != 4:
-            some = ", ".join(list(tensors)[:3])
-            raise ValueError(f"no dVAE encoder: {name} is missing or is no convolution (among {some} ...)")
-    width, codes = len(tensors["blocks.input.w"]), len(tensors["blocks.output.conv.w"])
-    found = [re.match(r"blocks\.group_[1-4]\.block_(\d+)\.", name) for name in tensors]
-    blocks = min(max((int(match[1]) for match in found if match), default=1), len(tensors))
-    return dalle_layout(width, blocks, codes)
+    blocks = _blocks_told(tensors, "encoder")
+    return dalle_layout(len(tensors["blocks.input.w"]), blocks, len(tensors["blocks.output.conv.w"]))
+
+
+def decoder_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """As `dalle_shapes`, of a decoder."""
+    blocks = _blocks_told(tensors, "decoder")
+    first, codes = tensors["blocks.input.w"].shape[:2]
+    return decoder_layout(tensors["blocks.output.conv.w"].shape[1], blocks, codes, first_width=first)
 
 
 def dalle_layout(width: int = 256, blocks: int = 2, num_codes: int = 8192) -> dict[str, tuple[int, ...]]:
@@ -165,3 +166,13 @@ def _shapes(convolutions: Mapping[str, tuple[int, int, int]]) -> dict[str, tuple
     for name, (outputs, inputs, side) in convolutions.items():
         shapes |= {f"{name}.w": (outputs, inputs, side, side), f"{name}.b": (outputs,)}
     return shapes
+
+
+def _blocks_told(tensors: Mapping[str, Tensor], what: str) -> int:
+    """Blocks in a group of an encoder or a decoder, of which the first and the last convolution must be there."""
+    for name in ("blocks.input.w", "blocks.output.conv.w"):
+        if name not in tensors or tensors[name].ndim != 4:
+            some = ", ".join(list(tensors)[:3])
+            raise ValueError(f"no dVAE {what}: {name} is missing or is no convolution (among {some} ...)")
+    found = [re.match(r"blocks\.group_[1-4]\.block_(\d+)\.", name) for name in tensors]
+    return min(max((int(match[1]) for match in found if match), default=1), len(tensors))
