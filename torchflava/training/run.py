@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
 
 from torchflava.distributed import rank, world_size
+from torchflava.training.allocator import keep_freed_memory
 from torchflava.training.fsdp import mesh_of
 
 
@@ -42,6 +43,8 @@ class Run(NamedTuple):
 def session(seed: int, device: str = "auto") -> Iterator[Run]:
     """Join the process group that torchrun's environment names (a group of one without it), seeded; leave it at the end.
 
+    On the CPU the process keeps from then on what it frees (`training/allocator.py`).
+
     Args:
         seed: of torch's, numpy's and Python's generators, the same on every rank: weights are drawn alike everywhere.
         device: `auto` takes the GPU of this process's local rank if there is one, else the CPU; or `cpu`, `cuda`.
@@ -52,6 +55,8 @@ def session(seed: int, device: str = "auto") -> Iterator[Run]:
     chosen = _device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
+    else:
+        keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend, device_id=chosen if chosen.type == "cuda" else None)

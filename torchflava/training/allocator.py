@@ -1,0 +1,36 @@
+"""Memory that was freed, kept for the next step, where the GNU C library would give it back and take it anew.
+
+On the CPU a tensor of more than 32 MiB is mapped each time it is made, and each of its pages filled with zeros when it is
+first touched. Source: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD. What it saves: docs/decisions/0075.
+"""
+
+import ctypes
+import os
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_NEVER, _LARGEST = -1, 1 << 30  # bytes
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what it frees, up to 1 GiB a piece, where its allocator is the GNU C library's.
+
+    What the user has set by that library's own variables, `MALLOC_...` or `GLIBC_TUNABLES`, stays. Another allocator that
+    was preloaded has settings of its own, which this leaves alone.
+
+    Returns:
+        Whether it does so now.
+    """
+    if sys.platform != "linux" or _is_set_by_user():
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):  # musl
+        return False
+    return bool(library.mallopt(_MMAP_THRESHOLD, _LARGEST) and library.mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def _is_set_by_user() -> bool:
+    """Where both are given, `GLIBC_TUNABLES` may be about other parts of the library."""
+    return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
+        f"MALLOC_{name}_" in os.environ for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD", "MMAP_MAX")
+    )
