@@ -28,6 +28,7 @@ from torchflava.codebooks.dalle import Precision
 from torchflava.codebooks.dalle_names import dalle_layout
 from torchflava.data.prepare import prepare
 from torchflava.heads import MlpClassifier
+from torchflava.layers import cast_products
 from torchflava.losses import LOSSES, mean_losses, weighted_sum
 from torchflava.models import (
     SIZES,
@@ -38,6 +39,7 @@ from torchflava.models import (
     flava_model,
 )
 from torchflava.training import compile_units, session, shard
+from torchflava.training.allocator import keep_freed_memory
 from torchflava.transforms.image import normalise
 
 NUM_CLASSES, CLASSIFIER = 1000, 1536
@@ -81,7 +83,7 @@ def ours(
 
 @contextmanager
 def our_reader(shape: Shape, precision: str, *, device: str = "cpu", compiled: bool = False) -> Iterator[Side]:
-    """For reading, as `recipes/evaluated.py` has it: not sharded, under autocast."""
+    """For reading, as `recipes/evaluated.py` has it: not sharded, under autocast, weights cast once."""
     torch.manual_seed(0)
     s = drawn(shape)
     flava = our_flava(shape)
@@ -90,6 +92,10 @@ def our_reader(shape: Shape, precision: str, *, device: str = "cpu", compiled: b
     )
     pixels = normalise(s.pixels).to(device)
     ids, keep = (x.to(device) for x in captions(s, Case("embed_text")))
+    if precision == "bf16":
+        cast_products(model, torch.bfloat16)
+    if device == "cpu":
+        keep_freed_memory()
     verbs = {
         "embed_image": lambda: flava.embed_image(pixels),
         "embed_text": lambda: flava.embed_text(ids, keep),

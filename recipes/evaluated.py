@@ -23,6 +23,7 @@ from kept import where_checkpoints_lie
 from torch import Tensor
 
 from torchflava.files import save_tensors
+from torchflava.layers import cast_products
 from torchflava.models import Clip, Flava, from_pretrained, metadata_of
 from torchflava.models.hub import find_or_fetch
 from torchflava.training import best_checkpoint, full_weights, last_checkpoint, load_checkpoint
@@ -67,7 +68,7 @@ def open_evaluated(subject: Subject, device: torch.device) -> Evaluated:
 def of_model(
     model: torch.nn.Module, device: torch.device, *, tokenizer: TextTokenizer | None, subject: Subject
 ) -> Evaluated:
-    """A model of this project's as evaluations see it.
+    """A model of this project's as evaluations see it; for bf16 its weights are cast, and only they can call it then.
 
     Raises:
         ValueError: if the vocabulary, or the length of texts, is not one that the model is built for.
@@ -90,6 +91,8 @@ class _Own:
         self.encoders = model if isinstance(model, Flava | Clip) else model.flava
         self.texts: _Texts | None = None
         self._device, self._low = device, subject.precision == "bf16"
+        if self._low:
+            cast_products(model, torch.bfloat16)
 
     def features(self, pixels: Tensor) -> Tensor:
         with self._computing():

@@ -2,6 +2,7 @@
 
 from torchflava.layers.attention_weights import attention_rollout, attention_weights, watched_attention
 from torchflava.layers.beit import RelativeAttention, ScaledBlock, beit_transformer, resize_relative
+from torchflava.layers.cast import cast_products
 from torchflava.layers.clip import (
     CausalAttention,
     NormedPatchEmbedding,
@@ -32,6 +33,7 @@ __all__ = [
     "attention_rollout",
     "attention_weights",
     "beit_transformer",
+    "cast_products",
     "causal_transformer",
     "init_by_fan_in",
     "init_weights",
