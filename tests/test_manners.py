@@ -89,6 +89,14 @@ def test_importing_launch_does_not_import_torch(imported: dict[str, Any]) -> Non
     assert [name for name in imported["light"] if name != "numpy"] == []
 
 
+def test_building_models_and_reading_data_import_neither_torchvision_nor_the_compiler() -> None:
+    """They take seconds each: ten times as long as this package's own modules."""
+    rooms = ", ".join(f"torchflava.{room}" for room in ("models", "encoders", "heads", "losses", "data", "transforms"))
+    program = f"import sys, torch, {rooms}; print([x for x in ('torchvision', 'torch._dynamo') if x in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_importing_opens_no_file_no_socket_and_no_process(imported: dict[str, Any]) -> None:
     assert {"torchflava.models.pretraining", "torchflava.layers.norm"} <= set(imported["names"])
     assert imported["opened"] == []

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as v2
 
 from torchflava.transforms.image import check_image
 
@@ -82,6 +81,8 @@ class Augment:
         if self.brightness or self.contrast or self.saturation or self.hue or self.mix:
             image = self._recoloured(image, amounts[:4], taken)
         if happens[1] < self.grey:
+            from torchvision.transforms.v2 import functional as v2  # takes seconds to import, with torch's compiler
+
             image = v2.rgb_to_grayscale(image, num_output_channels=3)
         if happens[2] < self.blur:
             image = _blurred(image, 0.003 + 0.007 * float(abs(amounts[4])))
@@ -173,5 +174,7 @@ def _blurred(image: Tensor, share: float) -> Tensor:
     reach = round(2 * sigma)
     if min(image.shape[1:]) <= reach:  # too thin to be reflected at its border
         return image
+    from torchvision.transforms.v2 import functional as v2
+
     blurred: Tensor = v2.gaussian_blur(image, kernel_size=[2 * reach + 1] * 2, sigma=[sigma, sigma])
     return blurred
