@@ -1,5 +1,6 @@
 """Where a benchmark ran, with which every page in `results/` begins: processor or GPU, versions, commit. And the memory taken."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -53,6 +54,8 @@ def from_now_on(device: str = "cpu") -> float:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
+        if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+            library.malloc_trim(0)  # what was freed and kept would not be seen to be taken again
         Path("/proc/self/clear_refs").write_text("5")
     return most(device)
 

@@ -56,6 +56,8 @@ class Config:
     """Our steps as `recipes/pretrain.py` runs them; else a plain module under autocast."""
     optimizer: bool = False
     """A step of AdamW too."""
+    all_keep: bool = False
+    """The peers keep freed memory on the CPU as ours does, which their users' processes do not."""
     clock: Literal["wall", "processor"] = "wall"
     """processor: the processor's seconds, for a machine that others use too; with `--threads 1`, on the CPU."""
     product: int = 0
@@ -113,6 +115,7 @@ def file_name(config: Config) -> str:
     """`step.md` for the size base on the CPU; otherwise with what differs."""
     differs = [config.size if config.size != "base" else "", config.device if config.device != "cpu" else ""]
     differs += ["compiled" if config.compiled else "", "" if config.sharded else "plain"]
+    differs += ["all-keep" if config.all_keep else ""]
     return "-".join(["step", *filter(None, differs)]) + ".md"
 
 
@@ -131,6 +134,7 @@ def work_of(config: Config, side: str, precision: str, *, reads: bool) -> Work:
         "sharded": config.sharded,
         "optimizer": config.optimizer,
         "clock": config.clock,
+        "keeps": config.all_keep,
     }
     return Work(side, reads, precision, shape, config.device, config.threads, **options)
 

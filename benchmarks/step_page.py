@@ -49,6 +49,7 @@ def told(config: Any) -> str:
     return (
         words
         + (" Compiled." if config.compiled else "")
+        + f" {'All sides keep' if config.all_keep else 'On the CPU ours keeps'} freed memory (docs/decisions/0075)."
         + (" With AdamW." if config.optimizer else "")
         + (" Seconds are the processor's." if config.clock == "processor" else "")
     )

@@ -39,6 +39,8 @@ class Work(NamedTuple):
     """A step of AdamW too."""
     clock: str = "wall"
     """Or processor: the seconds that this process had, which others on the machine do not lengthen; for one thread."""
+    keeps: bool = False
+    """Keep freed memory, as our sides do by themselves."""
 
 
 class Process:
@@ -94,8 +96,12 @@ def serve(work: Work) -> None:
     import torch
     from sides import SIDES
 
+    from torchflava.training.allocator import keep_freed_memory
+
     if work.threads:
         torch.set_num_threads(work.threads)
+    if work.keeps:
+        keep_freed_memory()
     make = SIDES[work.side][work.reads]
     options = {} if work.reads or work.side != "ours" else {"sharded": work.sharded}
     with make(work.shape, work.precision, device=work.device, compiled=work.compiled, **options) as side:
