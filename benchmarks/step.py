@@ -41,11 +41,12 @@ class Config:
     """After one to warm up."""
     precisions: tuple[Precision, ...] = ("bf16", "fp32")
     """bf16 is autocast in the peers and in reading; our steps cast weights as training does."""
-    parts: tuple[Literal["steps", "memory", "reading", "operations"], ...] = (
+    parts: tuple[Literal["steps", "memory", "reading", "operations", "profile"], ...] = (
         "steps",
         "memory",
         "reading",
         "operations",
+        "profile",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
@@ -77,11 +78,13 @@ class Measured:
     """MB by side and precision: `before` the step, and the `most` in it."""
     operations: dict[tuple[str, Case], float]
     """Of the products in a step, by side and case; those that are needed, too."""
+    profile: dict[tuple[str, str], dict[str, float]]
+    """Seconds of a step of pairs with given codes by torch's operators, by side and precision."""
 
 
 def main(config: Config) -> None:
     """Print the page and write it."""
-    config, measured = settled(config), Measured(defaultdict(list), defaultdict(list), {}, {})
+    config, measured = settled(config), Measured(defaultdict(list), defaultdict(list), {}, {}, {})
     for precision in config.precisions:
         if "steps" in config.parts:
             take_turns(config, measured, precision, reads=False)
@@ -89,6 +92,8 @@ def main(config: Config) -> None:
             take_turns(config, measured, precision, reads=True)
         if "memory" in config.parts:
             weigh(config, measured, precision)
+        if "profile" in config.parts:
+            watch(config, measured, precision)
     if "operations" in config.parts:
         count(config, measured)
     text = "\n".join(page(config, measured, goals(config, measured))) + "\n"
@@ -182,6 +187,13 @@ def weigh(config: Config, measured: Measured, precision: str) -> None:
         with Process(work_of(config, side, precision, reads=False)) as process:
             measured.memory[side, precision] = process.ask("memory", Case("pair", "online", False, precision))
         print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
+
+
+def watch(config: Config, measured: Measured, precision: str) -> None:
+    """What a step of pairs spends its time on, each side in a new process."""
+    for side in ("ours", *PEERS):
+        with Process(work_of(config, side, precision, reads=False)) as process:
+            measured.profile[side, precision] = process.ask("profile", Case("pair", "given", False, precision))
 
 
 def count(config: Config, measured: Measured) -> None:

@@ -26,7 +26,26 @@ def page(config: Any, measured: Any, goals: Iterable[Goal]) -> Iterator[str]:
     if measured.memory:
         yield from (*all_memory(measured.memory), "")
     if measured.operations:
-        yield from all_operations(measured.operations)
+        yield from (*all_operations(measured.operations), "")
+    if measured.profile:
+        yield from all_operators(measured.profile)
+
+
+OPERATORS = {
+    "products": ("mm", "addmm", "mkldnn_convolution", "convolution_backward"),
+    "products within attention": (
+        "bmm",
+        "baddbmm",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "copies and casts": ("copy_", "cat", "fill_"),
+    "softmax": ("_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
+    "GELU": ("gelu", "gelu_backward"),
+    "norms": ("native_layer_norm", "native_layer_norm_backward"),
+    "sums and multiples": ("add", "add_", "sum", "mul", "mul_", "div", "div_"),
+}
+"""Kinds of work by torch's names of operators."""
 
 
 NOTES = (
@@ -82,3 +101,21 @@ def all_operations(operations: Mapping[tuple[str, Case], float]) -> Iterator[str
         found = [operations[side, case] / 1e12 for side in sides]
         words = [case.kind, *([f"codes {case.codes}"] if case.codes != "-" else [])]
         yield f"| {', '.join(words)} | {' | '.join(f'{x:.3g}' for x in found)} | {min(found[2:]) / found[0]:.2f} |"
+
+
+def all_operators(profile: Mapping[tuple[str, str], Mapping[str, float]]) -> Iterator[str]:
+    """Seconds by kind of work."""
+    yield f"| seconds of a step of pairs, codes given, under torch's profiler | {' | '.join(OPERATORS)} | the rest |"
+    yield "|---|" + "--:|" * (len(OPERATORS) + 1)
+    for (side, precision), of in profile.items():
+        sums = dict.fromkeys([*OPERATORS, "the rest"], 0.0)
+        for name, seconds in of.items():
+            sums[_kind(name.removeprefix("aten::"))] += seconds
+        yield f"| {side}, {precision} | {' | '.join(f'{seconds:.3f}' for seconds in sums.values())} |"
+
+
+def _kind(operator: str) -> str:
+    for kind, words in OPERATORS.items():
+        if operator in words:
+            return kind
+    return "the rest"

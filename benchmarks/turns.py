@@ -112,7 +112,7 @@ def serve(work: Work) -> None:
 
 
 def answers(work: Work, side: Any) -> dict[str, Callable[..., Any]]:
-    """By name: `seconds` of a case, `memory` in MB and `operations` of one, `rate` of a product in operations a second."""
+    """By name: `seconds` of a case, `memory` in MB, `operations` and `profile`; `rate` of a product in operations a second."""
     import torch
 
     clock = time.process_time if work.clock == "processor" else time.perf_counter
@@ -149,6 +149,7 @@ def answers(work: Work, side: Any) -> dict[str, Callable[..., Any]]:
         "seconds": lambda case: timed(lambda: step(Case(*case))),
         "memory": lambda case: memory(Case(*case)),
         "operations": lambda case: operations(lambda: timed(lambda: step(Case(*case)))),
+        "profile": lambda case: profile(lambda: timed(lambda: step(Case(*case))), work.device),
         "rate": lambda width, precision: rate(
             torch.randn(width, width, dtype=dtypes[precision], device=work.device), timed
         ),
@@ -163,6 +164,19 @@ def operations(do: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         do()
     return counter.get_total_flops()
+
+
+def profile(do: Callable[[], Any], device: str) -> dict[str, float]:
+    """Seconds by torch's operators, what they call not counted within them; after it was done twice to warm up."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watched
+
+    do()
+    do()
+    with watched(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]) as seen:
+        do()
+    clock = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    return {event.key: getattr(event, clock) / 1e6 for event in seen.key_averages()}
 
 
 def rate(a: Any, timed: Callable[[Callable[[], Any]], float]) -> float:

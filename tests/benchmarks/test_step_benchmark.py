@@ -24,6 +24,7 @@ import goals
 import needed
 import sides
 import step
+import step_page
 import turns
 from drawn import LONGEST, PADDED, SHORTEST, Case, Drawn, Shape, drawn, our_batch
 
@@ -233,7 +234,9 @@ class Stand:
 
     def ask(self, what: str, *about: Any) -> Any:
         more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side], "gradients": 7.0}
-        return {"seconds": SECONDS[self.side], "memory": more, "rate": 1e9, "operations": OPERATIONS[self.side]}[what]
+        operators = {"aten::mm": SECONDS[self.side]}
+        told = {"seconds": SECONDS[self.side], "memory": more, "rate": 1e9, "profile": operators}
+        return (told | {"operations": OPERATIONS[self.side]})[what]
 
 
 def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -247,6 +250,7 @@ def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPat
     assert of["images, codes given"].endswith("| transformers, 1.500 s | 1.50 (1.50 to 1.50) | ≥ 1.8 | not reached |")
     assert lines["memory of the step of pairs, bf16"].endswith("0.67 (0.67 to 0.67) | ≤ 0.5 | not reached |")
     assert page.count("not measured") == 0
+    assert "| transformers, bf16 | 1.500 | 0.000 |" in page
     shape, cases = Shape("tiny", 48, 16, 3, 13, 4), (Case("pair", "given"), Case("image", "given"), Case("text"))
     flops = [needed.needed_flops(shape, drawn(shape), case) for case in cases]
     row = f"| text | {flops[2] / 1e12:.3g} | 11 | 24 | 26 | {24e12 / flops[2]:.2f} |"
@@ -256,7 +260,7 @@ def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPat
 
 
 def test_goals_of_a_gpu_are_others() -> None:
-    measured = step.Measured({}, {"bf16": []}, {}, {})
+    measured = step.Measured({}, {"bf16": []}, {}, {}, {})
     told = {
         goal.what: goal.goal
         for goal in step.goals(step.Config(device="cuda", compiled=True, precisions=("bf16",)), measured)
@@ -300,6 +304,21 @@ def test_products_within_attention_are_counted() -> None:
         found = turns.operations(lambda: made.run(Case("text")).backward())
     assert found > counter.get_total_flops()
     assert found >= needed.needed_flops(SHAPE, drawn(SHAPE), Case("text"))
+
+
+def test_a_profile_tells_each_operator_once_and_the_page_adds_them_up_by_kind() -> None:
+    a, done = torch.randn(64, 64), []
+    found = turns.profile(lambda: done.append((a @ a + a).softmax(-1)), "cpu")
+    assert len(done) == 3  # two to warm up
+    assert {"aten::mm", "aten::add", "aten::_softmax"} < set(found)
+    given = {"aten::mm": 2.0, "aten::addmm": 1.0, "aten::_softmax": 0.5, "aten::view": 0.25, "autograd::engine": 0.125}
+    head, _, row = step_page.all_operators({("ours", "bf16"): given})
+    seconds = dict(zip(head.split(" | ")[1:], row.rstrip(" |").split(" | ")[1:], strict=True))
+    assert {kind: float(number) for kind, number in seconds.items() if float(number)} == {
+        "products": 3.0,
+        "softmax": 0.5,
+        "the rest |": 0.375,
+    }
 
 
 @pytest.mark.parametrize("name", ["embed_image", "embed_text"])
