@@ -240,7 +240,11 @@ def of_time(config: Config) -> Iterator[str]:
         "| size, pairs, micro-batch | cached / uncached | cached / at once |",
         "|---|--:|--:|",
     )
-    for size, rows, micro, turns in (("tiny", 1024, 64, 7), ("base", 4, 2, config.turns), ("base", 16, 8, config.turns)):
+    for size, rows, micro, turns in (
+        ("tiny", 1024, 64, 7),
+        ("base", 4, 2, config.turns),
+        ("base", 16, 8, config.turns),
+    ):
         found = measured("times", size, rows, micro=micro, turns=turns)
         ratios = [
             statistics.median(ours / other for ours, other in zip(found["cached"], found[side], strict=True))
