@@ -4,16 +4,24 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Annotated, Literal
 
 import tyro
-from complaints import complaints_of_name, complaints_of_places, complaints_of_ranges, complaints_of_ranks
+from complaints import (
+    complaints_of_name,
+    complaints_of_optimizer,
+    complaints_of_places,
+    complaints_of_ranges,
+    complaints_of_ranks,
+)
+from keeping import RANGES, Keeping
 from own import Own, complaints_of_own
 from presets import preset_of
 
 
 @dataclass(frozen=True)
-class Dvae:
+class Dvae(Keeping):
     """Train a discrete VAE, whose encoder is a codebook. Every setting is a flag; `--preset NAME` first chooses a start."""
 
     preset: str = "scenes"
@@ -95,39 +103,14 @@ class Dvae:
     threads: int = 1
     """That make batches, on each rank."""
     seed: int = 0
-    debug: bool = False
-    """Have the ranks compare which samples they are at in every step, not just in the first 20."""
-    log_every: int = 10
-    """Steps between two records in the log."""
     save_every: int = 500
     """Steps between two checkpoints; the last step is always saved."""
-    keep: int = 2
-    """Checkpoints that are kept, the last ones."""
-    keep_every: int = 0
-    """Checkpoints of steps that are a multiple of it are kept too; 0 keeps none."""
     measure_every: int = 250
     """Steps between two measurements on held-out images, with pictures for TensorBoard; 0 measures at the end alone."""
     measured: int = 256
     """Held-out images that are measured on, at most."""
-    on_spike: Literal["stop", "skip", "rollback"] = "stop"
-    """What to do about a step with a loss or a gradient that is no finite number, or a spike: stop, leave its gradients out and
-    go on, or go back to the last checkpoint and leave the step out."""
-    spike: float = 0.0
-    """Standard deviations above its running mean from which a loss is a spike; 0 means only what is no finite number."""
-    wandb: str = ""
-    """A project of Weights & Biases that gets the records too; needs: pip install 'torchflava[wandb]'."""
-    profile_at: int = 0
-    """The first of three steps of which a profiler's trace is written into the run's folder; 0 means none."""
     folder: str = "runs/codebooks"
     """Where the run's own folder is made."""
-    name: str = ""
-    """Of the run's own folder; the same command then goes on from what is there. Without one, each start makes a new folder,
-    but where a job that may start again has a name."""
-    checkpoints: str = ""
-    """Where checkpoints lie instead of the run's own folder, another folder or a URL such as s3://bucket/run; a start goes on
-    from what is there, on any machine."""
-    resume: str = ""
-    """A run's folder to go on with, under the same settings."""
 
 
 def scenes() -> Dvae:
@@ -177,13 +160,13 @@ PRESETS: dict[str, Callable[[], Dvae]] = {"scenes": scenes, "emoji": emoji, "tin
 _RANGES = (
     ("image_size", 8, math.inf), ("code_size", 8, math.inf), ("flip", 0, 1.0001), ("num_codes", 2, 65537), ("width", 4, math.inf),
     ("blocks", 1, math.inf), ("first_width", 1, math.inf), ("steps", 1, math.inf), ("batch_size", 1, math.inf),
-    ("lr", 1e-12, math.inf), ("encoder_lr", 1e-6, 1.0001), ("first_spread", 0, math.inf), ("final_lr", 0, math.inf),
+    ("encoder_lr", 1e-6, 1.0001), ("first_spread", 0, math.inf), ("final_lr", 0, math.inf),
     ("lr_share", 1e-9, 1.0001), ("warmup_steps", 0, math.inf),
-    ("weight_decay", 0, math.inf), ("clip", 0, math.inf), ("eps", 0, math.inf), ("average", 0, 1),
+    ("average", 0, 1),
     ("temperature", 1e-6, math.inf), ("temperature_share", 0, 1.0001), ("kl_weight", 0, math.inf), ("kl_share", 0, 1.0001),
     ("least_scale", 0, math.inf), ("max_corrupt_fraction", 0, 1.0001), ("micro_batch", 0, math.inf), ("threads", 1, math.inf),
-    ("log_every", 1, math.inf), ("save_every", 1, math.inf), ("keep", 1, math.inf), ("keep_every", 0, math.inf),
-    ("measure_every", 0, math.inf), ("measured", 1, math.inf), ("spike", 0, math.inf), ("profile_at", 0, math.inf),
+    ("measure_every", 0, math.inf), ("measured", 1, math.inf),
+    *RANGES,
 )  # fmt: skip
 """Setting, least, and what it must stay below."""
 
@@ -200,12 +183,12 @@ def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = (
     if name not in PRESETS:
         sys.exit(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     config = tyro.cli(Dvae, args=list(words), default=replace(PRESETS[name](), preset=name), prog="codebook.py")
-    found = [
-        *complaints(config),
-        *complaints_of_ranks(config.batch_size, ranks),
-        *(complaints_of_places(config, files=()) if places else ()),
-    ]
-    if complaint := next(iter(found), None):
+    found = chain(
+        complaints(config),
+        complaints_of_ranks(config.batch_size, ranks),
+        complaints_of_places(config, files=()) if places else (),
+    )
+    if complaint := next(found, None):
         sys.exit(f"codebook.py: {complaint}")
     return config
 
@@ -213,6 +196,9 @@ def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = (
 def complaints(config: Dvae) -> Iterator[str]:
     """What cannot be, among the settings that are known to be so before anything is loaded."""
     yield from complaints_of_ranges(config, _RANGES)
+    yield from complaints_of_optimizer(config)
+    if config.final_lr > config.lr:
+        yield f"--final-lr {config.final_lr} must be at most --lr {config.lr}, from which the rate falls to it"
     if config.code_size % 8:
         below = config.code_size // 8 * 8
         yield f"--code-size {config.code_size} is no multiple of 8, the pixels of a code; {below} and {below + 8} are"

@@ -9,23 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from codebook_data import Images, open_images, pixels_of
 from codebook_settings import Dvae
-from folders import check_space, find_folder
-from kept import check_place, fetch_kept
 from presets import as_json, shaping
+from start import find_run, go_on, leave_early
 
 from torchflava.codebooks import DiscreteVae, clustered_logits, discrete_vae
 from torchflava.training import (
     Run,
     Scaler,
+    StopSignals,
     adamw_by_depth,
-    checked_state,
     compile_units,
     give_weights,
-    load_checkpoint,
     mesh_of,
     recompute,
     shard,
-    together,
 )
 
 _PLACES = 32
@@ -46,33 +43,19 @@ class Started(NamedTuple):
     """Steps that it has behind it."""
 
 
-def start(config: Dvae, run: Run) -> Started:
-    """Everything up to the first step; called by every rank."""
-    folder, last = run.agree(find_folder(config) if run.leads else None)
-    check_place(config, folder)
-    of_run = {"config": shaping(config), "defaults": shaping(Dvae())}
-    if last:
-        together(lambda: checked_state(last, **of_run) if run.leads else None)
-        fetch_kept(config, folder)
+def start(config: Dvae, run: Run, stop: StopSignals) -> Started:
+    """Everything up to the first step; called by every rank. Leaves where it is asked to stop while it looks for clusters."""
+    found = find_run(config, run, {"config": shaping(config), "defaults": shaping(Dvae())})
+    folder = found.folder
     images = open_images(config)
     model = _sharded(config, run)
     optimizer = _optimizer(config, model)
-    scaler = Scaler(config.precision, run.device)
-    state: dict[str, Any] = {}
-    if run.leads:
-        check_space(config, folder, model)
-    if last:
-        state = load_checkpoint(last, model, optimizer, **of_run)
-        scaler.load(state["scaler"])
-    elif config.first_spread:
-        _cluster(config, run, model, images)
-    if not last and run.leads:
+    scaler, state = go_on(found, config, run, model=model, optimizer=optimizer)
+    if run.leads and not state:
         (folder / "config.json").write_text(json.dumps(as_json(config), indent=1))
-    done = state.get("step", 0)
-    if run.leads:
-        at = f"going on at step {done}" if done else "starting"
-        print(f"{at} in {folder}, on {run.world_size} x {run.device}", flush=True)
-    return Started(folder, images, model, optimizer, scaler, state, done)
+    if config.first_spread and not state:
+        _cluster(config, run, model, images=images, stop=stop)
+    return Started(folder, images, model, optimizer, scaler, state, state.get("step", 0))
 
 
 def _sharded(config: Dvae, run: Run) -> DiscreteVae:
@@ -104,14 +87,26 @@ def _optimizer(config: Dvae, model: DiscreteVae) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _cluster(config: Dvae, run: Run, model: DiscreteVae, images: Images) -> None:
+def _cluster(config: Dvae, run: Run, model: DiscreteVae, *, images: Images, stop: StopSignals) -> None:
     """Have each code stand for a cluster of places from the first step on. Called by every rank."""
     pixels = pixels_of(images.train, config, -(-_PLACES * config.num_codes // (config.code_size // 8) ** 2))
     features = torch.cat([model.features(part.to(run.device)).cpu() for part in pixels.split(32)])
+
+    def under_way(looking: bool = True) -> bool:
+        """Whether the first rank still looks for clusters; called by every rank as often as by it."""
+        looking = run.agree(looking)
+        if looking and stop.asked(0):
+            leave_early(stop, "stopped before the first step; the same command begins again" if run.leads else "")
+        return looking
+
     found = None
     if run.leads:
         draws = torch.Generator().manual_seed(config.seed)
         points = features.movedim(1, -1).flatten(0, 2)
-        found = clustered_logits(points, config.num_codes, spread=config.first_spread, generator=draws)
+        of_search = {"generator": draws, "between": under_way}
+        found = clustered_logits(points, config.num_codes, spread=config.first_spread, **of_search)
+        under_way(False)
+    while not run.leads and under_way():
+        pass
     weight, bias = run.agree(found)
     give_weights(model, {"encoder.output.conv.w": weight, "encoder.output.conv.b": bias})

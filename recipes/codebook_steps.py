@@ -39,7 +39,7 @@ _VALUES = 3 * 8 * 8  # of pixels, to a code: the paper divides the sum over both
 def learn(config: Dvae, run: Run, stop: StopSignals) -> None:
     """Train to the end, measure, and write the codebook. Called by every rank."""
     with ExitStack() as at_the_end:
-        started = start(config, run)
+        started = start(config, run, stop)
         kinds = {"image": kind_of_batch(started.images, config)}
         mixture = Mixture(kinds, config.batch_size, config.seed, max_corrupt_fraction=config.max_corrupt_fraction)
         keep_order(mixture, started.folder, run, started.done)

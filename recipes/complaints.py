@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from keeping import RANGES
 from own import complaints_of_own
 from presets import Config, needs_codes
 
@@ -16,29 +17,29 @@ _RANGES = (
     ("max_length", 3, 513),
     ("text_length", 0, 513),
     ("num_codes", 2, 65537),
-    ("save_every", 1, math.inf),
-    ("keep", 1, math.inf),
-    ("keep_every", 0, math.inf),
     ("measure_every", 0, math.inf),
     ("max_corrupt_fraction", 0, 1.0001),
     ("micro_batch", 0, math.inf),
-    ("spike", 0, math.inf),
     ("peak_tflops", 0, math.inf),
-    ("profile_at", 0, math.inf),
-    ("lr", 1e-12, math.inf),
-    ("clip", 0, math.inf),
-    ("weight_decay", 0, math.inf),
-    ("eps", 0, math.inf),
+    *RANGES,
 )
 """Setting, least, and what it must stay below."""
+_OPTIMIZER = (
+    ("lr", 1e-12, math.inf),
+    ("weight_decay", 0, math.inf),
+    ("eps", 1e-30, math.inf),  # with 0 a weight whose gradient is 0 becomes nan
+    ("clip", 0, math.inf),
+)
+"""The same of AdamW."""
 
 
 def complaints(config: Config) -> Iterator[str]:
     """What cannot be, among the settings that are known to be so before anything is loaded."""
-    for name in ("image_size", "patch_size", "code_size", "steps", "batch_size", "threads", "log_every"):
+    for name in ("image_size", "patch_size", "code_size", "steps", "batch_size", "threads"):
         if getattr(config, name) < 1:
             yield f"--{name.replace('_', '-')} {getattr(config, name)} must be 1 or more"
     yield from complaints_of_ranges(config, _RANGES)
+    yield from complaints_of_optimizer(config)
     if not all(0 <= weight < math.inf for weight in asdict(config.weights).values()):
         yield f"the weights {asdict(config.weights)} must be numbers of 0 or more"
     if config.image_size % config.patch_size:
@@ -69,6 +70,13 @@ def complaints_of_ranges(config: Any, ranges: Iterable[tuple[str, float, float]]
         value = getattr(config, name)
         if not least <= value < below:
             yield f"--{name.replace('_', '-')} {value} must be at least {least} and below {below}"
+
+
+def complaints_of_optimizer(config: Any) -> Iterator[str]:
+    """Settings of AdamW with which nothing can be learnt."""
+    yield from complaints_of_ranges(config, _OPTIMIZER)
+    if not all(0 <= beta < 1 for beta in config.betas):
+        yield f"--betas {config.betas[0]} {config.betas[1]} must both be at least 0 and below 1, such as 0.9 0.999"
 
 
 def complaints_of_name(name: str, folder: str) -> Iterator[str]:
@@ -142,7 +150,7 @@ def _complaints_of_checkpoints(place: str) -> Iterator[str]:
 def _complaints_of_kinds(config: Config) -> Iterator[str]:
     heads = {"pair": ("mmm_image", "mmm_text", "itm", "contrastive"), "image": ("mim",), "text": ("mlm",)}
     shares, weights = asdict(config.shares), asdict(config.weights)
-    if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    if not (min(shares.values()) >= 0 and abs(sum(shares.values()) - 1) <= 1e-6):
         yield f"the shares {shares} must be 0 or more and add up to 1"
     for kind, losses in heads.items():
         if shares[kind] and not any(weights[name] for name in losses):

@@ -13,8 +13,8 @@ from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
+from keeping import Keeping
 from kept import local_disk, where_checkpoints_lie
-from presets import Config
 from torch import nn
 
 from torchflava.training import last_checkpoint, local_folder
@@ -26,7 +26,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of a di
 _held: dict[Path, int] = {}  # locks of the folders that this process trains in, until it ends
 
 
-def find_folder(config: Config) -> tuple[Path, Path | str | None]:
+def find_folder(config: Keeping) -> tuple[Path, Path | str | None]:
     """The run's folder, which is made, and the checkpoint to go on from, if there is one; the first rank tells the others.
 
     Raises:
@@ -52,7 +52,7 @@ def find_folder(config: Config) -> tuple[Path, Path | str | None]:
     return folder, last
 
 
-def check_space(config: Config, folder: Path, model: nn.Module) -> None:
+def check_space(config: Keeping, folder: Path, model: nn.Module) -> None:
     """Refuse to train what could not be saved: `--keep` checkpoints, and the next beside them until it is whole.
 
     Raises:
@@ -159,11 +159,11 @@ def _made_anew(folder: Path) -> Path:
     raise AssertionError("there is always a next number")
 
 
-def _new_name(config: Config) -> str:
+def _new_name(config: Keeping) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{config.preset}"
 
 
-def _name_of_job(config: Config) -> str:
+def _name_of_job(config: Keeping) -> str:
     """Of a run without a name whose job may start again, so that it goes on; empty where each start is a new run.
 
     Schedulers give TORCHFLAVA_RUN_NAME (torchflava/launch/slurm.py, pods.py); torchrun its --rdzv-id, to all its workers.

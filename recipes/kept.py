@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from presets import Config
+from keeping import Keeping
 
 from torchflava.distributed import rank, world_size
 from torchflava.training import local_folder, local_rank, place_of, together
@@ -24,17 +24,17 @@ FILES = (
 """Settings, the order of the data, what captions and images are read with, and what was logged."""
 
 
-def where_checkpoints_lie(config: Config, folder: Path) -> Path | str:
+def where_checkpoints_lie(config: Keeping, folder: Path) -> Path | str:
     """`--checkpoints`, or the run's own folder."""
     return config.checkpoints or folder
 
 
-def beside(config: Config, folder: Path) -> list[Path]:
+def beside(config: Keeping, folder: Path) -> list[Path]:
     """The files of a run's folder that checkpoints elsewhere need beside them."""
     return [folder / name for name in FILES] if config.checkpoints else []
 
 
-def check_place(config: Config, folder: Path) -> None:
+def check_place(config: Keeping, folder: Path) -> None:
     """Refuse to train what could not be saved, on each machine. Called by every rank.
 
     Raises:
@@ -47,7 +47,7 @@ def check_place(config: Config, folder: Path) -> None:
         _check_shared(where)
 
 
-def fetch_kept(config: Config, folder: Path) -> None:
+def fetch_kept(config: Keeping, folder: Path) -> None:
     """Copy into the run's folder, on each machine, what lies beside its checkpoints, over what is there. Called by every rank.
 
     Raises:
@@ -56,7 +56,7 @@ def fetch_kept(config: Config, folder: Path) -> None:
     together(lambda: _fetch(config.checkpoints, folder) if config.checkpoints and local_rank() == 0 else None)
 
 
-def local_disk(config: Config, folder: Path) -> Path:
+def local_disk(config: Keeping, folder: Path) -> Path:
     """Where a checkpoint's files are written first."""
     return local_folder(where_checkpoints_lie(config, folder)) or Path(tempfile.gettempdir())
 

@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import tyro
+from keeping import Keeping
 from own import Own
 
 
@@ -31,7 +33,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Keeping):
     """Pretrain FLAVA. Every setting is a flag; `--preset NAME` first chooses where they start from."""
 
     preset: str = "scenes"
@@ -123,42 +125,13 @@ class Config:
     threads: int = 1
     """That make batches, on each rank."""
     seed: int = 0
-    debug: bool = False
-    """Have the ranks compare which samples they are at in every step, not just in the first 20."""
-    log_every: int = 10
-    """Steps between two records in the log."""
-    save_every: int = 400
-    """Steps between two checkpoints; the last step is always saved."""
-    keep: int = 2
-    """Checkpoints that are kept, the last ones."""
-    keep_every: int = 0
-    """Checkpoints of steps that are a multiple of it are kept too; 0 keeps none."""
     measure_every: int = 0
     """Steps between two measurements on what was held out, for a curve in the log; 0 measures at the end alone."""
     select: str = ""
     """A reading, such as "zero-shot, all 64" or "image to text R@1", by which the best measured checkpoint is kept, and is what
     the run ends with; none, and it ends with the last."""
-    on_spike: Literal["stop", "skip", "rollback"] = "stop"
-    """What to do about a step with a loss or a gradient that is no finite number, or a spike: stop, leave its gradients out and
-    go on, or go back to the last checkpoint and leave the step out."""
-    spike: float = 0.0
-    """Standard deviations above its running mean from which a loss is a spike; 0 means only what is no finite number."""
     peak_tflops: float = 0.0
     """What each device can do, in 10^12 operations a second, to tell how much of it is used; 0 means by the GPU's name."""
-    wandb: str = ""
-    """A project of Weights & Biases that gets the records too; needs: pip install 'torchflava[wandb]'."""
-    profile_at: int = 0
-    """The first of three steps of which a profiler's trace is written into the run's folder; 0 means none."""
-    folder: str = "runs"
-    """Where the run's own folder is made."""
-    name: str = ""
-    """Of the run's own folder; the same command then goes on from what is there. Without one, each start makes a new folder,
-    but where a job that may start again has a name."""
-    checkpoints: str = ""
-    """Where checkpoints lie instead of the run's own folder, another folder or a URL such as s3://bucket/run; a start goes on
-    from what is there, on any machine."""
-    resume: str = ""
-    """A run's folder to go on with, under the same settings."""
 
 
 def scenes() -> Config:
@@ -211,13 +184,12 @@ def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = (
 
         base = twin(base)
     config = tyro.cli(Config, args=list(words), default=base, prog="pretrain.py")
-    found = [
-        *complaints(config),
-        *complaints_of_ranks(config.batch_size, ranks),
-        *(complaints_of_places(config) if places else ()),
-    ]
-    complaint = next(iter(found), None)
-    if complaint:
+    found = chain(
+        complaints(config),
+        complaints_of_ranks(config.batch_size, ranks),
+        complaints_of_places(config) if places else (),
+    )
+    if complaint := next(found, None):  # those after it may rely on its not being there
         sys.exit(f"pretrain.py: {complaint}")
     return config
 
@@ -238,7 +210,7 @@ def preset_of(words: Sequence[str]) -> str:
     return "scenes"
 
 
-def shaping(config: Config) -> dict[str, Any]:
+def shaping(config: Keeping) -> dict[str, Any]:
     """The settings that shape a run and must be the same when it goes on: all but where things lie and how it is watched.
 
     Which data it is, `data.json` says; vocabulary and codebook lie in the run's folder.
@@ -261,7 +233,7 @@ def shaping(config: Config) -> dict[str, Any]:
     return {name: value for name, value in as_json(config).items() if name not in passing}
 
 
-def as_json(config: Config) -> dict[str, Any]:
+def as_json(config: Keeping) -> dict[str, Any]:
     """All settings, as JSON holds them."""
     plain: dict[str, Any] = _plain(asdict(config))
     return plain

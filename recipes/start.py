@@ -14,7 +14,7 @@ from folders import check_space, find_folder
 from kept import check_place, fetch_kept
 from own_sources import is_coded
 from presets import Config, as_json, shaping
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchflava.data.mixture import Mixture
 from torchflava.encoders import ImageEncoder, beit_image_encoder, clip_text_encoder
@@ -53,6 +53,16 @@ from torchflava.training import (
 from torchflava.transforms import BytePair, TextTokenizer
 
 
+class Found(NamedTuple):
+    """Where a run is, and what it goes on from."""
+
+    folder: Path
+    last: Path | str | None
+    """The checkpoint; None if it begins."""
+    of_run: Mapping[str, Any]
+    """What the checkpoint must have been saved under: `checked_state`'s settings."""
+
+
 class Started(NamedTuple):
     """What a loop needs."""
 
@@ -69,37 +79,47 @@ class Started(NamedTuple):
 
 def start(config: Config, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
-    folder, last = run.agree(find_folder(config) if run.leads else None)
-    check_place(config, folder)
-    of_run = {"config": shaping(config), "defaults": shaping(Config())}
-    if last:
-        # Before another run's files replace this one's.
-        together(lambda: checked_state(last, **of_run) if run.leads else None)
-        fetch_kept(config, folder)
-    config = replace(config, resume=str(folder) if last else "")
+    found = find_run(config, run, {"config": shaping(config), "defaults": shaping(Config())})
+    folder = found.folder
+    config = replace(config, resume=str(folder) if found.last else "")
     corpus = open_corpus(config)
     model = _sharded(config, run, corpus)
     if corpus.codebook is not None:
         corpus.codebook.to(run.device)
     optimizer = adamw(model, config.lr, config.weight_decay, betas=config.betas, eps=config.eps)
-    scaler = Scaler(config.precision, run.device)
-    state: dict[str, Any] = {}
-    if run.leads:
-        check_space(config, folder, model)
-    if last:
-        state = load_checkpoint(last, model, optimizer, **of_run)
-        scaler.load(state["scaler"])
-    elif run.leads:
+    scaler, state = go_on(found, config, run, model=model, optimizer=optimizer)
+    if run.leads and not state:
         _open_folder(folder, config, corpus)
-    done = state.get("step", 0)
+    if run.leads and config.corpus == "own":
+        print(_where_codes_come_from(corpus), flush=True)
+    return Started(folder, corpus, model, optimizer, scaler, state, state.get("step", 0))
+
+
+def find_run(config: Any, run: Run, of_run: Mapping[str, Any]) -> Found:
+    """The run's folder, with what a checkpoint elsewhere has beside it, and the checkpoint, checked. Called by every rank."""
+    folder, last = run.agree(find_folder(config) if run.leads else None)
+    check_place(config, folder)
+    if last:
+        # Before another run's files replace this one's.
+        together(lambda: checked_state(last, **of_run) if run.leads else None)
+        fetch_kept(config, folder)
+    return Found(folder, last, of_run)
+
+
+def go_on(
+    found: Found, config: Any, run: Run, *, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Scaler, Mapping[str, Any]]:
+    """Read the checkpoint's tensors into a sharded model and its optimizer; what else it says, nothing if the run begins."""
+    scaler, state = Scaler(config.precision, run.device), {}
     if run.leads:
-        print(
-            f"{'going on at step ' + str(done) if done else 'starting'} in {folder}, on {run.world_size} x {run.device}",
-            flush=True,
-        )
-        if config.corpus == "own":
-            print(_where_codes_come_from(corpus), flush=True)
-    return Started(folder, corpus, model, optimizer, scaler, state, done)
+        check_space(config, found.folder, model)
+    if found.last:
+        state = load_checkpoint(found.last, model, optimizer, **found.of_run)
+        scaler.load(state["scaler"])
+    if run.leads:
+        begins = f"going on at step {state['step']}" if state else "starting"
+        print(f"{begins} in {found.folder}, on {run.world_size} x {run.device}", flush=True)
+    return scaler, state
 
 
 def _where_codes_come_from(corpus: Corpus) -> str:
@@ -230,8 +250,13 @@ def export(model: FlavaForPreTraining, folder: Path, run: Run) -> None:
 def leave(checkpoints: Checkpoints[Path | str], meter: Meter, stop: StopSignals, words: str) -> NoReturn:
     """End a run that was asked to stop, once its checkpoint is whole, so that schedulers start it again. For every rank."""
     checkpoints.wait()
+    leave_early(stop, words if meter.folder is not None else "")
+
+
+def leave_early(stop: StopSignals, words: str) -> NoReturn:
+    """The same of a run that has no checkpoint to wait for. For every rank; `words` are for the one that prints."""
     stop.meet()
-    if meter.folder is not None:
+    if words:
         print(words, flush=True)
     sys.exit(REQUEUE)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from complaints import complaints_of_name, complaints_of_ranges, complaints_of_ranks
+from complaints import complaints_of_name, complaints_of_optimizer, complaints_of_ranges, complaints_of_ranks
 
 GLUE_TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte")
 TASKS = (*GLUE_TASKS, "vqav2", "snli_ve", "hateful_memes", "rendered_sst2", "own")
@@ -152,21 +152,19 @@ def parse(words: Sequence[str], *, places: bool = True, ranks: Sequence[int] = (
         sys.exit(f"no task is called {task!r}; there are {', '.join(TASKS)}")
     config = tyro.cli(Tuning, args=list(words), default=start_of(task), prog="finetune.py")
     batches = config.search_batch if config.search else [config.batch_size]
-    found = [
-        *complaints(config),
-        *chain.from_iterable(complaints_of_ranks(size, ranks) for size in batches),
-        *(complaints_of_places(config) if places else ()),
-    ]
-    complaint = next(iter(found), None)
-    if complaint:
+    found = chain(
+        complaints(config),
+        *(complaints_of_ranks(size, ranks) for size in batches),
+        complaints_of_places(config) if places else (),
+    )
+    if complaint := next(found, None):
         sys.exit(f"finetune.py: {complaint}")
     return replace(config, preset=config.preset or config.task)
 
 
 _RANGES = (
     ("epochs", 0, math.inf), ("steps", 0, math.inf), ("batch_size", 1, math.inf), ("micro_batch", 0, math.inf),
-    ("lr", 1e-12, math.inf), ("layer_decay", 1e-3, 1.0001), ("weight_decay", 0, math.inf), ("warmup", 0, math.inf),
-    ("eps", 0, math.inf), ("clip", 0, math.inf), ("ema", 0, 1), ("hidden", 1, math.inf), ("dropout", 0, 1),
+    ("layer_decay", 1e-3, 1.0001), ("warmup", 0, math.inf), ("ema", 0, 1), ("hidden", 1, math.inf), ("dropout", 0, 1),
     ("image_size", 0, math.inf), ("crop", 0.01, 1.0001), ("max_length", 0, math.inf), ("threads", 1, math.inf),
     ("log_every", 1, math.inf), ("save_every", 1, math.inf), ("keep", 1, math.inf), ("measure_every", 0, math.inf),
     ("measure_batch", 1, math.inf),
@@ -177,6 +175,7 @@ _RANGES = (
 def complaints(config: Tuning) -> Iterator[str]:
     """What cannot be, among the settings that are known to be so before anything is loaded."""
     yield from complaints_of_ranges(config, _RANGES)
+    yield from complaints_of_optimizer(config)
     if not config.model:
         yield "name by --model what is fine-tuned: a pretraining run's folder, or weights"
     if not config.steps and not config.epochs:
@@ -192,13 +191,23 @@ def complaints(config: Tuning) -> Iterator[str]:
         yield f"--with-val is for --task vqav2, and {config.task} is learnt from its training split; leave it out"
     if config.task in GLUE_TASKS and (config.image_size or config.crop < 1):
         yield f"{config.task} has no images; leave --image-size and --crop out"
-    if config.search and (len(config.search_lr) * len(config.search_batch) < 2 or not config.select):
-        yield "--search needs two settings at least, and --select to choose by"
+    if 1 <= config.steps <= config.warmup:
+        yield f"--warmup {config.warmup:g} must be shorter than the run of {config.steps} steps; below 1 it is the share of them"
+    if config.search:
+        yield from _complaints_of_search(config)
     if config.resume and (config.name or config.search):
         yield "--resume names one run's folder; with --name or --search leave it out"
-    if config.search and config.checkpoints:
-        yield "--search makes several runs, whose checkpoints lie in their own folders; leave --checkpoints out"
     yield from complaints_of_name(config.name, config.folder)
+
+
+def _complaints_of_search(config: Tuning) -> Iterator[str]:
+    for flag, least, values in (("lr", 1e-12, config.search_lr), ("batch", 1, config.search_batch)):
+        if wrong := [value for value in values if not least <= value < math.inf]:
+            yield f"--search-{flag} {wrong[0]} must be at least {least}; give others, or leave it out"
+    if len(config.search_lr) * len(config.search_batch) < 2 or not config.select:
+        yield "--search needs two settings at least, and --select to choose by"
+    if config.checkpoints:
+        yield "--search makes several runs, whose checkpoints lie in their own folders; leave --checkpoints out"
 
 
 def complaints_of_places(config: Tuning) -> Iterator[str]:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from evaluated import whole_model
 from evaluation_settings import kind_of
-from folders import check_space, find_folder
-from kept import check_place, fetch_kept
 from results import name_of
+from start import find_run, go_on
 from tuning_settings import Tuning, as_json, shaping
 
 from torchflava.models import (
@@ -34,12 +33,9 @@ from torchflava.training import (
     Scaler,
     adamw,
     adamw_by_depth,
-    checked_state,
     initialise,
-    load_checkpoint,
     recompute,
     shard,
-    together,
 )
 from torchflava.transforms import TextTokenizer, save_tokenizer
 from torchflava.transforms.tokenizer import tokenizer_beside
@@ -66,22 +62,16 @@ class Started(NamedTuple):
 
 def start(config: Tuning, run: Run) -> Started:
     """Everything up to the first step; called by every rank."""
-    folder, last = run.agree(find_folder(config) if run.leads else None)
-    check_place(config, folder)
     task = open_task(config)
     config = settled(config, task)
     kept = told_of(config, task)
-    if last:
-        together(lambda: checked_state(last, config=kept) if run.leads else None)
-        fetch_kept(config, folder)
+    found = find_run(config, run, {"config": kept})
     model, tokenizer = build(config, task)
     feed = _feed(config, task, model, tokenizer)
     levels = depths(model)
     freeze(model, config.freeze)
     if config.recompute:
         recompute(model.units())
-    if run.leads:
-        check_space(config, folder, model)
     model.to(run.device)
     shard(model, run.mesh, precision=config.precision)
     adam = {"betas": config.betas, "eps": config.eps}
@@ -90,14 +80,11 @@ def start(config: Tuning, run: Run) -> Started:
         optimizer = adamw_by_depth(model, config.lr, config.weight_decay, **by_level, **adam)
     else:
         optimizer = adamw(model, config.lr, config.weight_decay, **adam)
-    scaler = Scaler(config.precision, run.device)
-    state: dict[str, Any] = {}
-    if last:
-        state = load_checkpoint(last, model, optimizer, config=kept)
-        scaler.load(state["scaler"])
-    elif run.leads:
-        _open_folder(folder, config, task, tokenizer)
-    return Started(config, folder, task, feed, model, optimizer, scaler, kept, state, state.get("step", 0))
+    scaler, state = go_on(found, config, run, model=model, optimizer=optimizer)
+    if run.leads and not state:
+        _open_folder(found.folder, config, task, tokenizer)
+    done = state.get("step", 0)
+    return Started(config, found.folder, task, feed, model, optimizer, scaler, kept, state, done)
 
 
 def open_task(config: Tuning) -> TuningTask:
@@ -123,7 +110,9 @@ def settled(config: Tuning, task: TuningTask) -> Tuning:
         raise ValueError(f"--select {select!r} is not measured on the way; there are {', '.join(names)}")
     warmup = round(config.warmup * steps) if config.warmup < 1 else round(config.warmup)
     if warmup >= steps:
-        raise ValueError(f"--warmup {config.warmup:g} must be shorter than the run of {steps} steps")
+        raise ValueError(
+            f"--warmup {config.warmup:g} must be shorter than the run of {steps} steps; below 1 it is the share of them"
+        )
     return replace(config, steps=steps, warmup=warmup, measure_every=every, select=select)
 
 

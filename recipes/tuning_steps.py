@@ -40,7 +40,7 @@ def tune(config: Tuning, run: Run, stop: StopSignals) -> list[Reading]:
         at_the_end.callback(meter.close)
         meter.load(started.state.get("meter", {}))
         if run.leads:
-            print(_greeting(started, run), flush=True)
+            print(_greeting(started), flush=True)
         where = where_checkpoints_lie(config, folder)
         checkpoints = Checkpoints(where, keep=config.keep, beside=beside(config, folder))
         selection = Selection(config, where, run)
@@ -121,11 +121,7 @@ def export(started: Started, run: Run) -> None:
         save_tensors(started.folder / "model.safetensors", weights, metadata_of(started.model))
 
 
-def _greeting(started: Started, run: Run) -> str:
+def _greeting(started: Started) -> str:
     config, task = started.config, started.task
-    begin = f"going on at step {started.done}" if started.done else "starting"
     splits = ", ".join(f"{len(rows)} {name}" for name, rows in {**task.measured, **task.asked}.items())
-    return (
-        f"{begin} in {started.folder}, on {run.world_size} x {run.device}: {task.name}, {len(task.train)} train, {splits}; "
-        f"{config.steps} steps of {config.batch_size}"
-    )
+    return f"{task.name}: {len(task.train)} train, {splits}; {config.steps} steps of {config.batch_size}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from codebook_settings import Dvae
 from presets import Config, shaping
 from start import Started
 
@@ -43,7 +44,7 @@ class Watch:
 
     def __init__(
         self,
-        config: Config,
+        config: Config | Dvae,
         started: Started,
         run: Run,
         *,

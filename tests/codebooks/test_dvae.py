@@ -1,7 +1,6 @@
 """The trainable dVAE: its codes are those of the codebook that it becomes, its decoder is the network written out, it learns."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -241,11 +240,3 @@ def test_wrong_codes_and_sizes_are_named(dvae: DiscreteVae) -> None:
     with pytest.raises(ValueError, match="num_codes 1 above 1"):
         discrete_vae(num_codes=1)
     assert not any(p.requires_grad for p in decoder.parameters())
-
-
-def test_the_page_s_python_runs() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/codebook.md").read_text(), re.S)
-    names: dict[str, Any] = {}
-    exec(block, names)
-    assert names["codes"].shape == (2, 16)
-    assert names["drawn"].shape == (2, 3, 32, 32)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -245,3 +246,27 @@ def test_nearest_gives_squared_distances() -> None:
     expected = (points[:, None] - centres).square().sum(2).min(1)
     assert torch.equal(which, expected.indices)
     torch.testing.assert_close(distances, expected.values)
+
+
+def test_kmeans_can_be_ended_between_seeds_and_between_iterations() -> None:
+    points = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    of_search: dict[str, Any] = {"weights": torch.ones(50, dtype=torch.float64), "iterations": 4}
+    due = kmeans(points, 7, generator=torch.Generator().manual_seed(1), **of_search)
+    calls: list[int] = []
+
+    def searched(most: int) -> Any:
+        def between() -> None:
+            calls.append(most)
+            if len(calls) == most:
+                raise TimeoutError
+
+        calls.clear()
+        return kmeans(points, 7, generator=torch.Generator().manual_seed(1), between=between, **of_search)
+
+    for most in (3, 9):
+        with pytest.raises(TimeoutError):
+            searched(most)
+        assert len(calls) == most
+    found = searched(99)
+    assert len(calls) == 6 + 4  # the first seed is drawn at once
+    assert all(torch.equal(one, other) for one, other in zip(found, due, strict=True))

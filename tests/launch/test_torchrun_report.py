@@ -273,6 +273,38 @@ def test_a_signal_to_torchrun_ends_in_a_line(number: signal.Signals, code: int, 
     assert ended(pids)
 
 
+ENDLESS = """
+import sys, threading, time
+from torchflava.launch.worker import run_main
+
+def main(words):
+    threading.Thread(target=threading.Event().wait).start()
+    print("up", flush=True)
+    try:
+        time.sleep(120)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("In step 3.")
+        raise
+run_main(main, sys.argv[1:])
+"""
+
+
+def test_ctrl_c_ends_a_script_in_a_line_whatever_its_threads_do(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored
+    try:
+        words = [sys.executable, str(tmp_path / "endless.py")]
+        job = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "up\n"
+    job.send_signal(signal.SIGINT)
+    _, said = job.communicate(timeout=60)
+    assert said == "\nEnded by Ctrl-C. In step 3.\n"
+    assert job.returncode == -signal.SIGINT  # as Python itself ends, by which a shell knows to end its loop
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 def test_a_torchrun_that_is_killed_takes_its_workers_with_it(script: Path) -> None:
     job = subprocess.Popen(torchrun(script, "wait"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

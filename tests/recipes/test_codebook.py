@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 import codebook
 import codebook_settings
+import codebook_start
 from codebook_data import open_images, pixels_of
 from codebook_settings import Dvae, complaints, parse, tiny
 from evaluated import loaded_model
@@ -30,7 +33,7 @@ from evaluation_settings import Subject
 from own import Own
 from presets import as_json
 
-from torchflava.codebooks import DalleCodebook, DalleDecoder, load_codebook
+from torchflava.codebooks import DalleCodebook, DalleDecoder, clustered_logits, load_codebook
 from torchflava.training import TIMED
 
 ROOT = Path(__file__).parents[2]
@@ -229,6 +232,69 @@ def test_a_run_that_is_asked_to_stop_goes_on(tmp_path: Path) -> None:
     whole = losses(train(tmp_path / "whole", "--steps", "30", "--measure-every", "0"))
     codebook.main(words)
     assert losses(tmp_path / "it") == whole
+
+
+def test_a_run_that_is_asked_to_stop_while_it_looks_for_clusters_begins_again(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked = []
+
+    def interrupted(*parts: Any, between: Callable[[], object], **more: Any) -> Any:
+        def asked() -> None:
+            looked.append(len(looked))
+            if len(looked) == 20:  # seeds are found by then
+                os.kill(os.getpid(), signal.SIGTERM)
+            between()
+
+        return clustered_logits(*parts, between=asked, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codebook_start, "clustered_logits", interrupted)
+        with pytest.raises(SystemExit) as end:
+            train(tmp_path, "--save-every", "2", "--measure-every", "3")
+    assert end.value.code == 75
+    assert len(looked) == 20
+    assert "stopped before the first step; the same command begins again" in capsys.readouterr().out
+    assert losses(train(tmp_path, "--save-every", "2", "--measure-every", "3")) == losses(tiny_run)
+
+
+def trained_with_slow_clusters(words: list[str]) -> None:
+    def slowed(*parts: Any, between: Callable[[], object], **more: Any) -> Any:
+        return clustered_logits(*parts, between=lambda: (time.sleep(0.3), between()), **more)
+
+    codebook_start.clustered_logits = slowed  # type: ignore[assignment]
+    codebook.main(words)
+
+
+@pytest.mark.slow
+def test_any_rank_may_be_the_one_that_is_asked(tmp_path: Path) -> None:
+    words = ["--preset", "tiny", "--folder", str(tmp_path), "--name", "it"]
+    job = Job(partial(trained_with_slow_clusters, words), 2)
+    assert job.until((tmp_path / "it" / "config.json").exists)
+    job.terminate(1)
+    assert job.join(60) == [75, 75]
+    assert not (tmp_path / "it" / "log.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["codebook", "pretrain"])
+def test_ctrl_c_ends_in_a_line(recipe: str, tmp_path: Path) -> None:
+    words = ["--preset", "tiny", "--steps", "3000", "--measure-every", "0", "--folder", str(tmp_path), "--name", "it"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored
+    try:
+        job = subprocess.Popen(
+            [sys.executable, f"recipes/{recipe}.py", *words], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, ours)
+    while not (tmp_path / "it" / "log.jsonl").exists() and job.poll() is None:
+        time.sleep(0.1)
+    job.send_signal(signal.SIGINT)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == -signal.SIGINT
+    assert re.search(r"\nEnded by Ctrl-C\. This was on rank 0 of 1, (in|after) step \d+.*\.\n$", said), said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -237,7 +237,7 @@ def test_settings_that_cannot_be_are_refused(words: list[str], told: str) -> Non
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--warmup", "5"], "--warmup 5 must be shorter than the run of 2 steps"),
+        (["--warmup", "5", "--steps", "0", "--epochs", "0.1"], "--warmup 5 must be shorter than the run of 1 steps"),
         (["--select", "f1"], "--select 'f1' is not measured on the way; there are accuracy"),
         (["--max-length", "1000"], "--max-length 1000 is more than the 512 tokens"),
         (["--freeze", "fusion"], "fusion is nothing that a model learns which reads 'text'"),

@@ -134,7 +134,7 @@ def test_a_twin_shrinks_and_keeps_what_makes_the_run() -> None:
         (["--preset", "tiny", "--preset=flava"], "--preset is given twice; name one"),
         (["--preset", "flava"], "--vocab weights/vocab.txt is not there; docs/presets.md says where it comes from"),
         (["--preset", "tiny", "--init-text", "none"], "--init-text none is not there"),
-        (["--preset", "tiny", "--eps", "-1"], "--eps -1.0 must be at least 0"),
+        (["--preset", "tiny", "--eps", "-1"], "--eps -1.0 must be at least 1e-30"),
     ],
 )
 def test_what_is_not_there_is_told_at_once(

@@ -44,14 +44,15 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "still here").exists()
 
 
-@pytest.mark.parametrize(("steps", "told"), [(0, "before the first step"), (7, "after step 7")])
-def test_an_error_tells_its_rank_and_step(steps: int, told: str) -> None:
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize(("steps", "told"), [(1, "before the first step"), (8, "after step 7")])
+def test_an_error_tells_its_rank_and_step(steps: int, told: str, error: type[BaseException]) -> None:
     def fail() -> None:
         with session(0, "cpu"), StopSignals() as stop:
             for step in range(steps):
-                stop.asked(step + 1)
-            raise ValueError("a bad sample")
+                stop.asked(step)
+            raise error("a bad sample")
 
-    with pytest.raises(ValueError, match="a bad sample") as caught:
+    with pytest.raises(error, match="a bad sample") as caught:
         fail()
     assert caught.value.__notes__ == [f"This was on rank 0 of 1, {told}."]

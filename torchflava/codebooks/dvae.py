@@ -7,7 +7,7 @@ Letters: B batch, K codes, s side of an image in pixels, h = s / 8 side in codes
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -154,7 +154,12 @@ class TrainedConvolution(nn.Module):
 
 
 def clustered_logits(
-    features: Tensor, num_codes: int, *, spread: float, generator: torch.Generator
+    features: Tensor,
+    num_codes: int,
+    *,
+    spread: float,
+    generator: torch.Generator,
+    between: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Weights of the encoder's last convolution, (K, D, 1, 1) and (K,), by which each code stands for a cluster of what it sees.
 
@@ -166,13 +171,16 @@ def clustered_logits(
         num_codes: K.
         spread: the standard deviation over codes that logits have, on average over the places.
         generator: of the draws of k-means.
+        between: see `kmeans`.
 
     Raises:
         ValueError: if fewer than K of the places differ.
     """
     points = features.double()
     weights = torch.ones(len(points), dtype=torch.float64)
-    centres, _ = kmeans(points, num_codes, weights=weights, iterations=_ITERATIONS, generator=generator)
+    centres, _ = kmeans(
+        points, num_codes, weights=weights, iterations=_ITERATIONS, generator=generator, between=between
+    )
     mean = points.mean(0)  # which moves all logits of a place alike
     weight, bias = centres - mean, (mean.square().sum() - centres.square().sum(1)) / 2
     spreads = [(part @ weight.T + bias).std(1) for part in torch.split(points, _AT_ONCE)]

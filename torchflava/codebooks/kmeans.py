@@ -3,6 +3,8 @@
 Letters: P points, F numbers in a point, K clusters.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,13 @@ _SAME = 1e-10
 
 
 def kmeans(
-    points: Tensor, num_clusters: int, *, weights: Tensor, iterations: int, generator: torch.Generator
+    points: Tensor,
+    num_clusters: int,
+    *,
+    weights: Tensor,
+    iterations: int,
+    generator: torch.Generator,
+    between: Callable[[], object] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """(P, F) float64 -> centres (K, F) and the cluster of each point (P,) int64; none is empty.
 
@@ -27,12 +35,14 @@ def kmeans(
         weights: (P,), what each point counts.
         iterations: of Lloyd's.
         generator: of the random draws.
+        between: is called before each seed and each iteration; what it raises ends the search.
 
     Raises:
         ValueError: if fewer than K of the points differ.
     """
-    centres = _seeds(points, num_clusters, weights, generator)
+    centres = _seeds(points, num_clusters, weights, generator=generator, between=between)
     for _ in range(iterations):
+        between()
         found = nearest(points, centres)
         centres = _refill(points, found, weights, _means(points, found[0], weights, centres))
     for _ in range(num_clusters + 1):
@@ -51,7 +61,14 @@ def nearest(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([found.indices for found in best]), (points.square().sum(1) - 2 * closeness).clamp(min=0)
 
 
-def _seeds(points: Tensor, num_clusters: int, weights: Tensor, generator: torch.Generator) -> Tensor:
+def _seeds(
+    points: Tensor,
+    num_clusters: int,
+    weights: Tensor,
+    *,
+    generator: torch.Generator,
+    between: Callable[[], object],
+) -> Tensor:
     """K points, each drawn by its weight times its squared distance to those before (greedy k-means++)."""
     most = _SEEDING_POINTS * num_clusters
     if len(points) > most:
@@ -62,6 +79,7 @@ def _seeds(points: Tensor, num_clusters: int, weights: Tensor, generator: torch.
     seeds = weights.multinomial(1, generator=generator)
     distances = (norms - 2 * points @ points[seeds[0]] + norms[seeds[0]]).clamp(min=0)
     while len(seeds) < num_clusters and bool((distances > _SAME).any()):
+        between()
         tries = (weights * distances).multinomial(_TRIES, replacement=True, generator=generator)
         after = (norms[:, None] - 2 * points @ points[tries].T + norms[tries]).clamp(min=0).minimum(distances[:, None])
         best = (weights @ after).argmin()

@@ -20,8 +20,8 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
     torchrun shows the first of all (`torchflava.launch.torchrun`), so that here only a line is told; where torchrun starts the
     workers again it shows nothing, and the whole traceback is told here. What `main` ends the program with,
     `sys.exit("a message")`, is told once on each machine, which may lack another file than the others.
-    A crash in compiled code, which is no exception, tells what every thread was doing. Where torchrun is
-    killed, so are its workers.
+    A crash in compiled code, which is no exception, tells what every thread was doing; Ctrl-C ends in a line. Where torchrun
+    is killed, so are its workers.
 
     Args:
         main: takes the words of the command line.
@@ -32,9 +32,16 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
     # Before torch is there: OpenMP's threads spin fifteen times as long while they wait, for nothing where others use the cores.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
-        main(words)
-        return
+    try:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            _under_torchrun(main, words)
+        else:
+            main(words)
+    except KeyboardInterrupt as interrupt:
+        _end_interrupted(interrupt)
+
+
+def _under_torchrun(main: Callable[[list[str]], None], words: list[str]) -> None:
     _end_with_torchrun()
 
     from torch.distributed.elastic.multiprocessing.errors import record
@@ -53,6 +60,17 @@ def run_main(main: Callable[[list[str]], None], words: list[str]) -> None:
             print(f"{where}: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
         sys.stderr.flush()
         sys.exit(1)
+
+
+def _end_interrupted(interrupt: KeyboardInterrupt) -> None:
+    """By the signal itself, so that a shell's loop ends too, and no thread is waited for: Python's exit waits for ever for one
+    that was being started when the signal came.
+    """
+    if not _number("LOCAL_RANK"):
+        sys.stdout.flush()
+        print("\n" + " ".join(["Ended by Ctrl-C.", *getattr(interrupt, "__notes__", [])]), file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _end_with_torchrun() -> None:

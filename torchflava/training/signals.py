@@ -44,7 +44,7 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, Exception):
+        if isinstance(error, Exception | KeyboardInterrupt):
             error.add_note(f"This was on rank {rank()} of {world_size()}, {self._doing}.")
 
     def begins(self, step: int, kind: str) -> None:
@@ -60,9 +60,9 @@ class StopSignals:
         """Whether any rank has been asked to stop; the same answer on all. Called by every rank after each step.
 
         Args:
-            step: the steps done.
+            step: the steps done; 0 before the first.
         """
-        self._doing = f"after step {step}"
+        self._doing = f"after step {step}" if step else "before the first step"
         asked = self._first is not None
         if self._group is None:
             return asked
