@@ -36,6 +36,8 @@ class Convert:
     """A vocabulary, vocab.txt or tokenizer.json, that goes with the model; by default the one beside the source."""
     revision: str = ""
     """Branch, tag or commit of a source on the Hub."""
+    part: str = ""
+    """Of a file that holds several state dicts, which one; of DINO's student and teacher the teacher by default."""
     num_heads: tuple[int, ...] = ()
     """Heads of attention, one number for all encoders or one for each, where the source does not say."""
     image_size: int = 0
@@ -68,7 +70,8 @@ def convert(asked: Convert) -> str:
     _check_dest(asked)
     source = find_or_fetch(asked.source, asked.revision or None)
     heads = asked.num_heads[0] if len(asked.num_heads) == 1 else asked.num_heads or None
-    loaded = load_pretrained(source, num_heads=heads, image_size=asked.image_size or None)
+    size = asked.image_size or None
+    loaded = load_pretrained(source, part=asked.part or None, num_heads=heads, image_size=size)
     if asked.reads:
         _let_read(loaded.model, asked.reads, f"{asked.source} is {loaded.layout}")
     written = _written(asked, loaded, source)
