@@ -122,7 +122,7 @@ def _let_read(model: object, reads: 'Literal["image", "text", "pair"]', told: st
 def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     from torchflava.codebooks import DalleCodebook, PatchCodebook
     from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder
-    from torchflava.models import Written, save_pretrained, to_torchmultimodal, to_transformers
+    from torchflava.models import Written, to_torchmultimodal, to_transformers
     from torchflava.transforms.tokenizer import tokenizer_beside
 
     model = loaded.model
@@ -131,9 +131,7 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     if asked.to == "openai" and not isinstance(model, DalleCodebook):
         raise ValueError(f"{asked.source} is {loaded.layout}; --to openai is for a dVAE by itself")
     if asked.to in ("torchflava", "openai"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_pretrained(model, file)
-        files = (file, *_beside(asked, loaded, source, folder=file.parent))
+        files = _own_files(asked, loaded, source)
         call = "DalleCodebook.from_file" if isinstance(model, DalleCodebook) else "torchflava.from_pretrained"
         return Written(f"torchflava's {type(model).__name__}", files, {}, {}, f"model = {call}({str(file)!r})")
     if asked.to == "open_clip":
@@ -195,12 +193,28 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     return DalleCodebook.from_file(source, image_size=8 * (image.embed.image_size // image.embed.patch_size))
 
 
+def _own_files(asked: Convert, loaded: "Loaded", source: Path) -> tuple[Path, ...]:
+    """Write this project's own file or, together with what goes beside it, folder."""
+    from torchflava.models import save_pretrained
+    from torchflava.models.written_together import together
+
+    file = _file(asked)
+    if file.parent != asked.dest:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_pretrained(loaded.model, file)
+        return (file,)
+    with together(asked.dest, file.name) as made:
+        save_pretrained(loaded.model, made / file.name)
+        beside = _beside(asked, loaded, source, folder=made)
+    return (file, *(asked.dest / other.name for other in beside))
+
+
 def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> tuple[Path, ...]:
-    """Write the codebook and the vocabulary of a model into its folder, where there are any; beside a file, nothing."""
+    """Write the codebook and the vocabulary of a model into a folder, where there are any."""
     from torchflava.codebooks import DalleCodebook, PatchCodebook
     from torchflava.transforms.tokenizer import tokenizer_beside
 
-    if isinstance(loaded.model, DalleCodebook | PatchCodebook) or folder != asked.dest:
+    if isinstance(loaded.model, DalleCodebook | PatchCodebook):
         return ()
     found: tuple[Path, ...] = ()
     if (codebook := _codebook(asked, loaded, source)) is not None:
