@@ -35,7 +35,7 @@ class LookAt:
     seed: int = 0
     """Of what is hidden."""
     codebook: str = ""
-    """Of the codes; codebook.safetensors in the model's folder by default."""
+    """Of the codes, a file or its name on the Hub; codebook.safetensors in the model's folder by default."""
     retrieval: str = ""
     """Karpathy's JSON, or a captions file (.tsv, .csv, .jsonl, .json)."""
     images: str = ""
@@ -127,9 +127,10 @@ def _pair(asked: LookAt) -> str:
 def _codebook(asked: LookAt, model: Path) -> Any:
     """The codebook that is named, or lies in the model's folder."""
     from torchflava.codebooks import load_codebook
+    from torchflava.models.hub import find_or_fetch_codebook
 
     if asked.codebook:
-        return load_codebook(asked.codebook)
+        return load_codebook(find_or_fetch_codebook(asked.codebook))
     beside = (model if model.is_dir() else model.parent) / "codebook.safetensors"
     return load_codebook(beside) if beside.is_file() else None
 

@@ -31,7 +31,8 @@ class Convert:
     to: Target = "transformers"
     """Whose weights to write; open_clip is for CLIP, openai for a dVAE by itself, under the names of OpenAI's encoder.pkl."""
     codebook: str = ""
-    """A dVAE that goes into a model for pretraining; by default the one in the source, if it has one; none leaves it out."""
+    """A dVAE that goes into a model for pretraining, a file or its name on the Hub; by default the one in the source, if it has
+    one; none leaves it out."""
     vocab: str = ""
     """A vocabulary, vocab.txt or tokenizer.json, that goes with the model; by default the one beside the source."""
     revision: str = ""
@@ -183,9 +184,10 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     """The codebook that is named, or the one in the source of a model for pretraining."""
     from torchflava.codebooks import DalleCodebook, load_codebook
     from torchflava.models import FlavaForPreTraining
+    from torchflava.models.hub import find_or_fetch_codebook
 
     if asked.codebook and asked.codebook != "none":
-        return load_codebook(asked.codebook)
+        return load_codebook(find_or_fetch_codebook(asked.codebook))
     inside = any(name.startswith("image_codebook.") for name in loaded.unused)
     if asked.codebook == "none" or not inside or not isinstance(loaded.model, FlavaForPreTraining):
         return None
