@@ -64,7 +64,7 @@ def test_timms_beit(options: dict[str, Any], made: set[str], tmp_path: Path) -> 
 
 def beit(whole: str, **options: Any) -> nn.Module:
     usual = {"use_mask_token": True, "use_relative_position_bias": True, "vocab_size": 16, "drop_path_rate": 0.0}
-    config = transformers.BeitConfig(
+    config = (transformers.BeitConfig if whole.startswith("Beit") else transformers.Data2VecVisionConfig)(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8,
         **usual | options,
     )  # fmt: skip
@@ -160,6 +160,7 @@ def test_transformers_vit_is_an_image_encoder(whole: str, left_out: set[str], wh
         ("BeitModel", {"use_mean_pooling": False}),
         ("BeitForImageClassification", {"use_mean_pooling": False}),
         ("BeitModel", {"use_absolute_position_embeddings": True, "use_relative_position_bias": False}),
+        ("Data2VecVisionModel", {"drop_path_rate": 0.1}),
     ],
 )
 def test_the_config_beside_a_beit_is_heeded(whole: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -168,8 +169,10 @@ def test_the_config_beside_a_beit_is_heeded(whole: str, options: dict[str, Any],
     theirs.save_pretrained(tmp_path)
     loaded = load_pretrained(tmp_path)
     assert (loaded.settings.num_heads, loaded.settings.eps) == ((2,), (1e-2,))
-    inner = theirs if whole == "BeitModel" else theirs.beit
+    inner = theirs if whole.endswith("Model") else theirs.beit
     assert_close(loaded.model(PIXELS).normed, inner(PIXELS).last_hidden_state, "states")
+    assert not [name for name in loaded.unused if "layernorm" in name]
+    assert ("config.json: image_config.drop_path_rate" in loaded.unused) == ("drop_path_rate" in options)
     (tmp_path / "config.json").unlink()
     unsaid = load_pretrained(tmp_path, num_heads=2)
     assert unsaid.settings.eps == (1e-12,)

@@ -105,7 +105,7 @@ def _beit(name: str, prefix: str, block: str, leaves: Mapping[str, str]) -> Layo
         _one("trunk.blocks.{i}.attention.positions", table),
         _one("embed.positions", f"{prefix}embeddings.position_embeddings"),
         _one("embed.mask_token", f"{prefix}embeddings.mask_token"),
-        layer("image_encoder.norm", "layernorm", f"{prefix}layernorm"),
+        layer("image_encoder.norm", *dict.fromkeys(("layernorm", f"{prefix}layernorm"))),
     )
     return Layout(name, rows, parts, _UNUSED)
 
