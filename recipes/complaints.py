@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evaluation_settings import may_be_on_the_hub
 from keeping import RANGES
 from own import complaints_of_own
 from presets import Config, needs_codes
@@ -116,7 +117,9 @@ def complaints_of_places(config: Any, *, files: Iterable[str] = _FILES) -> Itera
             if not list(Path(config.data).glob(needed)):
                 yield f"{config.data}/{needed} is not there; make it by: python recipes/data/emoji.py --out {config.data}"
     for flag in files:
-        if not config.resume and getattr(config, flag) and not Path(getattr(config, flag)).exists():
+        named = getattr(config, flag)
+        on_hub = flag == "codebook" and not Path(named).exists() and may_be_on_the_hub(named)
+        if not config.resume and named and not Path(named).exists() and not on_hub:
             yield f"--{flag.replace('_', '-')} {getattr(config, flag)} is not there; docs/presets.md says where it comes from"
     if config.resume and not config.checkpoints and not list(Path(config.resume).glob("step-*/state.json")):
         yield f"{config.resume} has no checkpoint to go on from; name a run's folder, or start anew without --resume"

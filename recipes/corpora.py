@@ -24,6 +24,7 @@ from torchflava.data.order import keyed_rng, permute
 from torchflava.data.rows import ImageRows, PairRows, TextRows, Tokens, anywhere, same_shard
 from torchflava.data.scenes import SceneImages, ScenePairs, SceneTexts
 from torchflava.data.shards import ShardImages, ShardPairs
+from torchflava.models.hub import find_or_fetch_codebook
 from torchflava.transforms.augment import Augment, OnWhite, Relight
 from torchflava.transforms.bpe import BytePair
 from torchflava.transforms.collate import Collate
@@ -167,10 +168,11 @@ def _codebook(config: Config, sources: Sources) -> PatchCodebook | DalleCodebook
         patch_size = config.code_size // (config.image_size // config.patch_size)
         views = _views(config, sources)
         return fit_patches(views, num_codes=config.num_codes, patch_size=patch_size, seed=config.seed)
-    codebook = load_codebook(config.codebook)
+    place = find_or_fetch_codebook(config.codebook)
+    codebook = load_codebook(place)
     if isinstance(codebook, DalleCodebook):  # it reads any size
         size, precision = config.code_size, config.code_precision
-        return DalleCodebook.from_file(config.codebook, image_size=size, precision=precision)
+        return DalleCodebook.from_file(place, image_size=size, precision=precision)
     if config.code_precision != "fp32":
         raise ValueError(
             f"--code-precision {config.code_precision} is DALL-E's dVAE's; {config.codebook} has fp32 alone"

@@ -174,7 +174,8 @@ def _or_exit(config: Config, complaints: Sequence[str], recipe: str) -> Config:
     return config
 
 
-def _may_be_on_the_hub(name: str) -> bool:
+def may_be_on_the_hub(name: str) -> bool:
+    """Whether something that is not here has the form of a model's name on the Hugging Face Hub."""
     from torchflava.models.hub import is_hub_name  # it imports torch
 
     return is_hub_name(name)
@@ -194,7 +195,7 @@ def _of_subject(subject: Subject, *, places: bool) -> Iterator[str]:
         for flag, value in given.items():
             if value:
                 yield f"{flag} is for models that this project builds; {subject.model} decides it itself, leave it out"
-    elif places and not Path(subject.model).exists() and not _may_be_on_the_hub(subject.model):
+    elif places and not Path(subject.model).exists() and not may_be_on_the_hub(subject.model):
         yield f"--model {subject.model} is neither a file or folder that is there nor module:function"
     if places and subject.vocab and not Path(subject.vocab).exists():
         yield f"--vocab {subject.vocab} is not there"

@@ -9,12 +9,12 @@ recipes/zero_shot.py --page and recipes/linear_probe.py --confusion. docs/lookin
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from evaluation_settings import Subject, ZeroShot
+from evaluation_settings import Subject, ZeroShot, may_be_on_the_hub
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class LookAt:
     """Look at an image and a caption with a FLAVA, or at what any model retrieves."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """A run's folder, or a file or folder of weights; for --retrieval also module:function of your own (docs/tasks.md)."""
+    """A run's folder, a file or folder of weights, or a model's name on the Hugging Face Hub, such as facebook/flava-full; for
+    --retrieval also module:function of your own (docs/tasks.md)."""
     out: str = "look.html"
     """The file: a page (.html), or of a pair also a picture (.png)."""
     pair: tuple[str, str] | None = None
@@ -34,7 +35,7 @@ class LookAt:
     seed: int = 0
     """Of what is hidden."""
     codebook: str = ""
-    """Of the codes; codebook.safetensors in the model's folder by default."""
+    """Of the codes, a file or its name on the Hub; codebook.safetensors in the model's folder by default."""
     retrieval: str = ""
     """Karpathy's JSON, or a captions file (.tsv, .csv, .jsonl, .json)."""
     images: str = ""
@@ -87,7 +88,7 @@ def complaint(asked: LookAt) -> str:
         return f"--out {asked.out} ends in neither .html nor, for a pair, .png; choose one"
     if asked.patches < -1 or asked.queries < 1:
         return f"--patches {asked.patches} must be -1 or more, and --queries {asked.queries} 1 or more"
-    if not asked.subject.is_code and not Path(asked.model).exists():
+    if not asked.subject.is_code and not Path(asked.model).exists() and not may_be_on_the_hub(asked.model):
         return f"{asked.model} is neither a file or folder that is there nor module:function"
     if asked.pair and asked.subject.is_code:
         return f"--pair looks into a FLAVA of this project's, and {asked.model} is a function; give its weights"
@@ -100,20 +101,22 @@ def _pair(asked: LookAt) -> str:
     from look_pair import Pair, look
     from look_pair_page import write_pair
 
+    from torchflava.models.hub import find_or_fetch
     from torchflava.tasks import read_image
     from torchflava.training import session
 
     assert asked.pair is not None
     file, caption = asked.pair
     with session(0, asked.device) as run:
-        tokenizer = tokenizer_of(asked.subject)
+        subject = replace(asked.subject, model=str(find_or_fetch(asked.model)))
+        tokenizer = tokenizer_of(subject)
         if tokenizer is None:
             raise ValueError(f"{asked.model} has no vocabulary beside it; give it by --vocab")
         num_patches = None if asked.patches == -1 else asked.patches
-        longest = length_of_run(asked.subject)
+        longest = length_of_run(subject)
         pair = Pair(read_image(Path(file)), caption, asked.mask, num_patches, asked.seed, longest)
-        model = loaded_model(asked.subject).to(run.device).eval()
-        found = look(model, tokenizer, pair, codebook=_codebook(asked))
+        model = loaded_model(subject).to(run.device).eval()
+        found = look(model, tokenizer, pair, codebook=_codebook(asked, Path(subject.model)))
     if Path(asked.out).suffix == ".png":
         draw(found, f"{caption}  ({asked.subject.shown})", Path(asked.out))
     else:
@@ -121,14 +124,14 @@ def _pair(asked: LookAt) -> str:
     return ""
 
 
-def _codebook(asked: LookAt) -> Any:
+def _codebook(asked: LookAt, model: Path) -> Any:
     """The codebook that is named, or lies in the model's folder."""
     from torchflava.codebooks import load_codebook
+    from torchflava.models.hub import find_or_fetch_codebook
 
-    own = Path(asked.model) if Path(asked.model).is_dir() else Path(asked.model).parent
     if asked.codebook:
-        return load_codebook(asked.codebook)
-    beside = own / "codebook.safetensors"
+        return load_codebook(find_or_fetch_codebook(asked.codebook))
+    beside = (model if model.is_dir() else model.parent) / "codebook.safetensors"
     return load_codebook(beside) if beside.is_file() else None
 
 

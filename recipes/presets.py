@@ -50,7 +50,8 @@ class Config(Keeping):
     tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"
     """Of which kind is the vocabulary that is learnt from the captions: BERT's, or CLIP's, which goes with CLIP alone."""
     codebook: str = ""
-    """A codebook: a run's codebook.safetensors, or the weights of DALL-E's dVAE; without one it is fitted to the images."""
+    """A codebook: a run's codebook.safetensors, the weights of DALL-E's dVAE, or the name of either on the Hugging Face Hub; by
+    default it is fitted to the images."""
     architecture: Literal["flava", "clip"] = "flava"
     """FLAVA, or CLIP, which learns by the contrastive loss alone: other weights, and shares of images and texts, must be 0."""
     model: str = "mini"

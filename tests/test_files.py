@@ -73,7 +73,7 @@ def test_state_dicts_of_torch(tmp_path: Path, form: str) -> None:
 def test_one_of_several_state_dicts_is_named(tmp_path: Path, read) -> None:
     student, teacher = net().state_dict(), {"a": torch.ones(2)}
     torch.save({"student": student, "teacher": teacher}, tmp_path / "dino.pth")
-    with pytest.raises(ValueError, match=r"load_tensors\(path, part=NAME\), one of student, teacher"):
+    with pytest.raises(ValueError, match=r"choose one by part=NAME: student, teacher"):
         read(tmp_path / "dino.pth")
     assert_same(read(tmp_path / "dino.pth", part="teacher"), teacher)
     with pytest.raises(ValueError, match="no part 'pupil'; it has student, teacher"):

@@ -31,11 +31,14 @@ class Convert:
     to: Target = "transformers"
     """Whose weights to write; open_clip is for CLIP, openai for a dVAE by itself, under the names of OpenAI's encoder.pkl."""
     codebook: str = ""
-    """A dVAE that goes into a model for pretraining; by default the one in the source, if it has one; none leaves it out."""
+    """A dVAE that goes into a model for pretraining, a file or its name on the Hub; by default the one in the source, if it has
+    one; none leaves it out."""
     vocab: str = ""
     """A vocabulary, vocab.txt or tokenizer.json, that goes with the model; by default the one beside the source."""
     revision: str = ""
     """Branch, tag or commit of a source on the Hub."""
+    part: str = ""
+    """Of a file that holds several state dicts, which one; of DINO's student and teacher the teacher by default."""
     num_heads: tuple[int, ...] = ()
     """Heads of attention, one number for all encoders or one for each, where the source does not say."""
     image_size: int = 0
@@ -68,7 +71,8 @@ def convert(asked: Convert) -> str:
     _check_dest(asked)
     source = find_or_fetch(asked.source, asked.revision or None)
     heads = asked.num_heads[0] if len(asked.num_heads) == 1 else asked.num_heads or None
-    loaded = load_pretrained(source, num_heads=heads, image_size=asked.image_size or None)
+    size = asked.image_size or None
+    loaded = load_pretrained(source, part=asked.part or None, num_heads=heads, image_size=size)
     if asked.reads:
         _let_read(loaded.model, asked.reads, f"{asked.source} is {loaded.layout}")
     written = _written(asked, loaded, source)
@@ -119,7 +123,7 @@ def _let_read(model: object, reads: 'Literal["image", "text", "pair"]', told: st
 def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     from torchflava.codebooks import DalleCodebook, PatchCodebook
     from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder
-    from torchflava.models import Written, save_pretrained, to_torchmultimodal, to_transformers
+    from torchflava.models import Written, to_torchmultimodal, to_transformers
     from torchflava.transforms.tokenizer import tokenizer_beside
 
     model = loaded.model
@@ -128,9 +132,7 @@ def _written(asked: Convert, loaded: "Loaded", source: Path) -> "Written":
     if asked.to == "openai" and not isinstance(model, DalleCodebook):
         raise ValueError(f"{asked.source} is {loaded.layout}; --to openai is for a dVAE by itself")
     if asked.to in ("torchflava", "openai"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_pretrained(model, file)
-        files = (file, *_beside(asked, loaded, source, folder=file.parent))
+        files = _own_files(asked, loaded, source)
         call = "DalleCodebook.from_file" if isinstance(model, DalleCodebook) else "torchflava.from_pretrained"
         return Written(f"torchflava's {type(model).__name__}", files, {}, {}, f"model = {call}({str(file)!r})")
     if asked.to == "open_clip":
@@ -182,9 +184,10 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     """The codebook that is named, or the one in the source of a model for pretraining."""
     from torchflava.codebooks import DalleCodebook, load_codebook
     from torchflava.models import FlavaForPreTraining
+    from torchflava.models.hub import find_or_fetch_codebook
 
     if asked.codebook and asked.codebook != "none":
-        return load_codebook(asked.codebook)
+        return load_codebook(find_or_fetch_codebook(asked.codebook))
     inside = any(name.startswith("image_codebook.") for name in loaded.unused)
     if asked.codebook == "none" or not inside or not isinstance(loaded.model, FlavaForPreTraining):
         return None
@@ -192,12 +195,28 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     return DalleCodebook.from_file(source, image_size=8 * (image.embed.image_size // image.embed.patch_size))
 
 
+def _own_files(asked: Convert, loaded: "Loaded", source: Path) -> tuple[Path, ...]:
+    """Write this project's own file or, together with what goes beside it, folder."""
+    from torchflava.models import save_pretrained
+    from torchflava.models.written_together import together
+
+    file = _file(asked)
+    if file.parent != asked.dest:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_pretrained(loaded.model, file)
+        return (file,)
+    with together(asked.dest, file.name) as made:
+        save_pretrained(loaded.model, made / file.name)
+        beside = _beside(asked, loaded, source, folder=made)
+    return (file, *(asked.dest / other.name for other in beside))
+
+
 def _beside(asked: Convert, loaded: "Loaded", source: Path, *, folder: Path) -> tuple[Path, ...]:
-    """Write the codebook and the vocabulary of a model into its folder, where there are any; beside a file, nothing."""
+    """Write the codebook and the vocabulary of a model into a folder, where there are any."""
     from torchflava.codebooks import DalleCodebook, PatchCodebook
     from torchflava.transforms.tokenizer import tokenizer_beside
 
-    if isinstance(loaded.model, DalleCodebook | PatchCodebook) or folder != asked.dest:
+    if isinstance(loaded.model, DalleCodebook | PatchCodebook):
         return ()
     found: tuple[Path, ...] = ()
     if (codebook := _codebook(asked, loaded, source)) is not None:

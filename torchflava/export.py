@@ -28,6 +28,8 @@ class Export:
     parts: tuple[Literal["image", "text", "pair", "classes"], ...] = ()
     """Which: embeddings of images, of texts, both with the fused states, or a fine-tuned model's classes. By default image
     and text, and of a fine-tuned model its classes."""
+    revision: str = ""
+    """Branch, tag or commit of a source on the Hub."""
     vocab: str = ""
     """Its vocabulary; by default the one beside the weights."""
     image_size: int = 0
@@ -62,7 +64,7 @@ def export(asked: Export) -> str:
     from torchflava.models.hub import find_or_fetch
     from torchflava.transforms.tokenizer import tokenizer_beside
 
-    source = find_or_fetch(asked.source)
+    source = find_or_fetch(asked.source, asked.revision or None)
     model, layout = _model(asked, source)
     tokenizer = tokenizer_beside(source, asked.vocab)
     parts = asked.parts or (("classes",) if hasattr(model, "classifier") else ("image", "text"))

@@ -56,10 +56,10 @@ def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> di
     """
     path = _file(path)
     kind = _kind(path)
-    if kind == "index":
-        return _sharded(path)
-    if kind == "safetensors":
-        return _safetensors(path)
+    if kind in ("index", "safetensors"):
+        if part is not None:
+            raise ValueError(f"{path} is one state dict, of safetensors, and has no part {part!r}; leave it out")
+        return _sharded(path) if kind == "index" else _safetensors(path)
     try:
         if kind == "zip":
             check_zip(path)  # for torch unpacks whatever there is
@@ -108,7 +108,7 @@ def read_state(
     path = _file(path)
     kind = _kind(path)
     if kind in ("index", "safetensors"):
-        return load_tensors(path)
+        return load_tensors(path, part=part)
     try:
         with path.open("rb") as file:
             root, read = from_zip(file, allow) if kind == "zip" else from_legacy(file, allow)
@@ -120,6 +120,29 @@ def read_state(
         raise _of_damage(error, path) from error
     except (pickled.UnreadableError, zipfile.BadZipFile, EOFError, *_STUMBLES) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def held_in(path: str | os.PathLike[str], allow: Collection[str] = ()) -> dict[str, bool]:
+    """What lies in the dict that torch.save wrote, by name, and of each whether it is a state dict; no tensor is read.
+
+    Nothing for a file that holds anything else, or is damaged, which is told by whoever reads its tensors.
+
+    Args:
+        path: a file or a folder.
+        allow: as of `read_state`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    path = _file(path)
+    try:
+        if (kind := _kind(path)) in ("index", "safetensors"):
+            return {}
+        with path.open("rb") as file:
+            root = (from_zip if kind == "zip" else from_legacy)(file, allow)[0]
+        return {str(name): _views(held) is not None for name, held in root.items()} if isinstance(root, dict) else {}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, *_STUMBLES):
+        return {}
 
 
 def _of_damage(error: OSError, path: Path) -> Exception:
@@ -248,11 +271,7 @@ def _one_state(loaded: Any, state: Callable[[Any], dict[str, T] | None], path: P
     if part is not None and part not in parts:
         raise ValueError(f"{path} has no part {part!r}; it has {', '.join(parts) or 'no parts'}")
     if part is None and len(parts) != 1:
-        told = (
-            f"{len(parts)} state dicts; choose by load_tensors(path, part=NAME), one of {', '.join(parts)}"
-            if parts
-            else "no state dict"
-        )
+        told = f"{len(parts)} state dicts; choose one by part=NAME: {', '.join(parts)}" if parts else "no state dict"
         raise ValueError(f"{path} holds {told}")
     return parts[part if part is not None else next(iter(parts))]
 

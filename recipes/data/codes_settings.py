@@ -19,7 +19,7 @@ class Config:
     places: tyro.conf.Positional[tuple[str, ...]]
     """Shards: folders of tars, patterns, or URLs (s3://bucket/cc/{00000..01241}.tar) beside which files can be written."""
     codebook: str
-    """A run's codebook.safetensors, or the weights of DALL-E's dVAE."""
+    """A run's codebook.safetensors, the weights of DALL-E's dVAE, or the name of either on the Hugging Face Hub."""
     code_size: int = 0
     """Side of the codebook's images, in pixels; 0 takes the codebook's own."""
     crops: int = 1
@@ -54,6 +54,12 @@ def parse(words: Sequence[str], *, places: bool = True) -> Config:
         sys.exit(f"codes.py: --max-corrupt-fraction {config.max_corrupt_fraction} is no share; give 0 to 1")
     if not config.places:
         sys.exit("codes.py: no shards were given; name one or more folders of tars")
-    if places and not Path(config.codebook).exists():
+    if places and not Path(config.codebook).exists() and not _may_be_on_the_hub(config.codebook):
         sys.exit(f"codes.py: --codebook {config.codebook} is not there")
     return config
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    from torchflava.models.hub import is_hub_name  # it imports torch
+
+    return is_hub_name(name)

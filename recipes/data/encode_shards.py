@@ -13,6 +13,7 @@ from torchflava.data.codes import CodesOf, Kept, KeptList, codes_path, list_path
 from torchflava.data.opening import name_of, shards_at
 from torchflava.data.remote import DiskCache, Ranged
 from torchflava.data.shards import ShardImages
+from torchflava.models.hub import find_or_fetch_codebook
 from torchflava.training import session
 from torchflava.transforms.image import CorruptSample, TrainViews
 
@@ -65,11 +66,12 @@ def _work(encoding: Encoding, mine: Sequence[Shard], *, tell: bool) -> None:
 
 
 def _codebook(config: Config) -> DalleCodebook | PatchCodebook:
-    codebook = load_codebook(config.codebook)
+    place = find_or_fetch_codebook(config.codebook)
+    codebook = load_codebook(place)
     if config.code_size in (0, codebook.image_size):
         return codebook
     if isinstance(codebook, DalleCodebook):
-        return DalleCodebook.from_file(config.codebook, image_size=config.code_size)
+        return DalleCodebook.from_file(place, image_size=config.code_size)
     raise ValueError(f"{config.codebook} reads images of {codebook.image_size} px, --code-size is {config.code_size}")
 
 

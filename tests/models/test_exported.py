@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import EMBED_DIM, IMAGE_SIZE, MAX_LENGTH, VOCAB_SIZE, clip, clip_pretraining, flava, pixels, pretraining
+from tiny import (
+    EMBED_DIM,
+    IMAGE_SIZE,
+    MAX_LENGTH,
+    VOCAB_SIZE,
+    clip,
+    clip_pretraining,
+    flava,
+    pixels,
+    pretraining,
+    text_encoder,
+)
 from torch import nn
 
 from torchflava.encoders import beit_image_encoder
@@ -165,6 +176,21 @@ for part, inputs in (("text", given), ("image", {"pixels": np.load(folder / "pix
 """
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [flava, lambda **parts: clip(max_length=1, end_id=5)], ids=["flava", "clip"])
+def test_a_model_of_single_tokens(make, tmp_path: Path) -> None:
+    """Whose length is a constant, which torch does not take for free."""
+    model = make(text=text_encoder(max_length=1)).eval()
+    (one,) = write_exported(model, tmp_path, ["pair"], format="pt2")
+    ids = torch.full((5, 1), 5)
+    given = {"pixels": pixels(5, torch.Generator().manual_seed(0)), "ids": ids, "keep": ids > 0}
+    found = in_torch(one.file)(given)
+    for name, due in by_hand(model, "pair", given).items():
+        torch.testing.assert_close(found[name], due)
+    told = json.loads((tmp_path / "export.json").read_text())["parts"]["pair"]["inputs"]
+    assert [each["shape"] for each in told[1:]] == [["batch", 1]] * 2
+
+
 def test_the_parts_of_models() -> None:
     assert parts_of(flava()) == parts_of(clip_pretraining()) == ("image", "text", "pair")
     assert parts_of(flava_for_classification(5, flava()))[-1] == "classes"
@@ -227,6 +253,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         (["MODEL", "FULL"], "is there and not empty; name another, or say --overwrite"),
         (["IMAGE", "OUT"], "a whole model is due"),
         (["MODEL", "OUT", "--parts", "classes"], "has no classifier"),
+        (["MODEL", "OUT", "--revision", "v1"], "is on this disk and has no revision 'v1'; leave it out"),
         (["MODEL", "OUT", "--vocab", "FULL/nothing.txt"], "there is no such file"),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 from fake_hub import TOKEN, Hub, commit_of, serving, use
 from tiny import VOCAB_SIZE, flava, pretraining
 
+from torchflava.export import Export, export
 from torchflava.files import save_tensors
 from torchflava.models import (
     Facts,
@@ -107,6 +108,11 @@ def test_a_revision(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"'some/flava' on the Hub has no revision 'v9'"):
         from_pretrained("some/flava", revision="v9")
     save_pretrained(flava(), tmp_path / "own.safetensors")
+    export(Export("some/flava", tmp_path / "out", "pt2", ("image",), "tuned", check=False))
+    given = torch.randn(3, 3, 15, 15, generator=torch.Generator().manual_seed(0))
+    program = torch.export.load(tmp_path / "out/image.pt2").module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(given)["image_embedding"], flava(1).eval().embed_image(given))
     with pytest.raises(ValueError, match=r"has no revision 'v9'; leave it out"):
         from_pretrained(str(tmp_path / "own.safetensors"), revision="v9")
 

@@ -1,5 +1,6 @@
 """Image encoders begun from timm's and transformers' weights: the same states on the same pixels, at random weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_timms_beit(options: dict[str, Any], made: set[str], tmp_path: Path) -> 
 
 def beit(whole: str, **options: Any) -> nn.Module:
     usual = {"use_mask_token": True, "use_relative_position_bias": True, "vocab_size": 16, "drop_path_rate": 0.0}
-    config = transformers.BeitConfig(
+    config = (transformers.BeitConfig if whole.startswith("Beit") else transformers.Data2VecVisionConfig)(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8,
         **usual | options,
     )  # fmt: skip
@@ -117,13 +118,78 @@ def test_their_files_are_image_encoders(tmp_path: Path) -> None:
     assert loaded.made == {"image_encoder.embed.positions": "0: it knew relative positions only"}
 
 
+VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+
+
 @torch.no_grad()
-def test_transformers_vit_is_an_image_encoder(tmp_path: Path) -> None:
-    """As DINO's weights lie on the Hub: FLAVA's names without a mask token, sizes and eps in a config of a ViT's."""
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
-    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, layer_norm_eps=1e-3)
-    theirs = stirred(transformers.ViTModel(config)).eval()
+@pytest.mark.parametrize("where", ["in its files", "in memory"])
+@pytest.mark.parametrize(
+    ("whole", "left_out"),
+    [
+        ("ViTModel", {"pooler.dense.weight", "pooler.dense.bias"}),
+        ("ViTForImageClassification", {"classifier.weight", "classifier.bias"}),
+        ("ViTForMaskedImageModeling", {"decoder.0.weight", "decoder.0.bias"}),
+    ],
+)
+def test_transformers_vit_is_an_image_encoder(whole: str, left_out: set[str], where: str, tmp_path: Path) -> None:
+    """As DINO's and ImageNet's weights lie on the Hub: sizes in the tensors, heads and eps in a config of a ViT's."""
+    config = transformers.ViTConfig(**VIT, image_size=32, patch_size=8, layer_norm_eps=1e-3, num_labels=5)
+    theirs = stirred(getattr(transformers, whole)(config)).eval()
+    theirs.save_pretrained(tmp_path)
+    if where == "in memory":  # as whoever saves a state dict has it
+        save_tensors(tmp_path / "model.safetensors", theirs.state_dict())
+    loaded = load_pretrained(tmp_path)
+    assert isinstance(loaded.model, ImageEncoder)
+    assert (loaded.settings.num_heads, loaded.settings.eps) == ((3,), (1e-3,))
+    assert loaded.unused.keys() == left_out
+    assert loaded.made.keys() == (set() if "Masked" in whole else {"image_encoder.embed.mask_token"})
+    inner = theirs if whole == "ViTModel" else theirs.vit
+    assert_close(loaded.model(PIXELS).normed, inner(PIXELS).last_hidden_state, "states")
+    if whole == "ViTForImageClassification":
+        logits = theirs.classifier(loaded.model(PIXELS).normed[:, 0])
+        assert_close(logits, theirs(PIXELS).logits, "logits on the class token")
+    first = first_weights(tmp_path, flava_image_encoder(**SIZES), "image_encoder")
+    assert first.unused.keys() == left_out
+    assert torch.equal(first.state["norm.weight"], inner.layernorm.weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("whole", "options"),
+    [
+        ("BeitModel", {"use_mean_pooling": False}),
+        ("BeitForImageClassification", {"use_mean_pooling": False}),
+        ("BeitModel", {"use_absolute_position_embeddings": True, "use_relative_position_bias": False}),
+        ("Data2VecVisionModel", {"drop_path_rate": 0.1}),
+    ],
+)
+def test_the_config_beside_a_beit_is_heeded(whole: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Its eps, and its heads where no table of biases tells them."""
+    theirs = beit(whole, layer_norm_eps=1e-2, **{"use_mean_pooling": False} | options)
     theirs.save_pretrained(tmp_path)
     loaded = load_pretrained(tmp_path)
-    assert (loaded.settings.num_heads, loaded.settings.eps) == ((3,), (1e-3,))
-    assert_close(loaded.model(PIXELS).normed, theirs(PIXELS).last_hidden_state, "states")
+    assert (loaded.settings.num_heads, loaded.settings.eps) == ((2,), (1e-2,))
+    inner = theirs if whole.endswith("Model") else theirs.beit
+    assert_close(loaded.model(PIXELS).normed, inner(PIXELS).last_hidden_state, "states")
+    assert not [name for name in loaded.unused if "layernorm" in name]
+    assert ("config.json: image_config.drop_path_rate" in loaded.unused) == ("drop_path_rate" in options)
+    (tmp_path / "config.json").unlink()
+    unsaid = load_pretrained(tmp_path, num_heads=2)
+    assert unsaid.settings.eps == (1e-12,)
+    assert not torch.allclose(unsaid.model(PIXELS).normed, loaded.model(PIXELS).normed, atol=1e-4)
+
+
+def test_a_config_of_another_model_beside_them_is_refused(tmp_path: Path) -> None:
+    theirs = beit("BeitModel", use_mean_pooling=False)
+    theirs.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    for change, told in (
+        ({"model_type": "vit"}, r"config.json is of model_type 'vit', the tensors of transformers' BeitModel"),
+        ({"hidden_act": "relu"}, r"asks for 'relu'"),
+        ({"num_attention_heads": 4}, r"attention.positions"),
+        ({"intermediate_size": 96}, r"hidden=96.*hidden=48"),
+        ({"layer_norm_eps": "small"}, r"eps is \('small',\)"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(said | change))
+        with pytest.raises(ValueError, match=told):
+            load_pretrained(tmp_path)

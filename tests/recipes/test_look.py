@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from browsed import Element, image_file, read_page
+from fake_hub import serving, use
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
@@ -250,6 +251,25 @@ def test_a_pair_as_a_picture(folder: Path, tmp_path: Path) -> None:
     look.main([str(folder), "--pair", str(folder / "image.png"), caption, "--out", str(out), "--device", "cpu"])
     with Image.open(out) as drawn:
         assert drawn.size == (1400, 900)
+
+
+def test_a_model_on_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the vocabulary and the codebook that lie there: the same page as of the folder, but for the name."""
+    captions = tmp_path / "captions.tsv"
+    captions.write_text(f"filepath\ttitle\n{folder / 'image.png'}\ta red house\n")
+    pages = {name: tmp_path / f"{name}.html" for name in ("here", "there")}
+    kinds = (["--pair", str(folder / "image.png"), CAPTION], ["--retrieval", str(captions), "--images", str(folder)])
+    with serving() as hub:
+        use(hub, monkeypatch, tmp_path)
+        files = ("model.safetensors", "vocab.txt", "codebook.safetensors")
+        hub.add("some/small", {name: (folder / name).read_bytes() for name in files})
+        for words in kinds:
+            for model, page in zip((str(folder), "some/small"), pages.values(), strict=True):
+                named = ["--name", "small", "--out", str(page), "--device", "cpu"]
+                look.main([model, *words, *named])
+            assert pages["here"].read_bytes() == pages["there"].read_bytes()
+        with pytest.raises(SystemExit, match="the Hub shows no model 'some/none'"):
+            look.main(["some/none", *kinds[0], "--out", str(pages["here"])])
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ _MAKERS = dict(zip(TOWERS, (image_part, text_part, fusion_part), strict=True))
 _KINDS = dict(zip(TOWERS, (ImageEncoder, TextEncoder, FusionEncoder), strict=True))
 
 
-def with_what_files_lack(layout: Layout, state: State) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state of an encoder, and what was made for it because such a file has none, each with the reason.
+def with_what_files_lack(layout: Layout, state: State, num_heads: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state of an encoder of so many heads, and what was made for it because such a file has none, each with the reason.
 
     Raises:
         ValueError: if nothing tells how many patches there are.
@@ -42,7 +42,7 @@ def with_what_files_lack(layout: Layout, state: State) -> tuple[dict[str, Tensor
         made["image_encoder.embed.positions"] = torch.zeros(1, side**2 + 1, width), "0: it knew relative positions only"
     elif "image_encoder.trunk.blocks.0.attention_scale" in state and "image_encoder.embed.positions" in state:
         side = math.isqrt(state["image_encoder.embed.positions"].shape[1])
-        made |= _no_biases(state, side)
+        made |= _no_biases(state, side, num_heads)
     lacking = {name: entry for name, entry in made.items() if name not in state}
     if "image_encoder.embed.positions" not in {*state, *lacking}:
         raise ValueError(
@@ -77,14 +77,10 @@ def name_of(encoder: Encoder) -> str:
     return next(name for name, kind in _KINDS.items() if isinstance(encoder, kind))
 
 
-def _no_biases(state: State, side: int) -> dict[str, tuple[Tensor, str]]:
-    """BEiT's biases by relative position, for a file that has positions of the usual kind alone.
-
-    How many heads they are for does not show; with one for every 64 of width, 0 is 0 for each.
-    """
+def _no_biases(state: State, side: int, num_heads: int) -> dict[str, tuple[Tensor, str]]:
+    """BEiT's biases by relative position, for a file that has positions of the usual kind alone."""
     depth = len({key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")})
-    heads = max(1, state["image_encoder.embed.cls_token"].shape[-1] // 64)
-    biases = torch.zeros((2 * side - 1) ** 2 + 3, heads)
+    biases = torch.zeros((2 * side - 1) ** 2 + 3, num_heads)
     stem = "image_encoder.trunk.blocks"
     return {
         f"{stem}.{i}.attention.positions": (biases, "0: it had no biases by relative position") for i in range(depth)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchflava.codebooks import DalleCodebook, PatchCodebook
 from torchflava.encoders import TextEncoder
 from torchflava.models.alone import Encoder
 from torchflava.models.architecture import Whole, settings_of, tower_sizes
@@ -28,6 +29,10 @@ _ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+")
 _MOST_SETTINGS = 80  # of a run, so that a page stays a page
 
 
+Book = DalleCodebook | PatchCodebook
+"""A codebook by itself."""
+
+
 class Facts(NamedTuple):
     """What a user says of a model that its tensors do not."""
 
@@ -39,8 +44,10 @@ class Facts(NamedTuple):
     """Of its texts, as the Hub spells them, such as `en`."""
 
 
-def model_card(model: Whole | Encoder, name: str, *, facts: Facts | None = None, run: str | Path | None = None) -> str:
-    """The text of README.md for a model on the Hub, front matter first.
+def model_card(
+    model: Whole | Encoder | Book, name: str, *, facts: Facts | None = None, run: str | Path | None = None
+) -> str:
+    """The text of README.md for a model, or a codebook, on the Hub, front matter first.
 
     Args:
         model: that is described.
@@ -57,9 +64,10 @@ def model_card(model: Whole | Encoder, name: str, *, facts: Facts | None = None,
         f"# {name.rpartition('/')[2]}",
         _what_it_is(model),
         f"## Use\n\n```python\n{_use(model, name)}\n```",
-        f"## Sizes\n\n{_sizes(model)}",
-        f"## Settings\n\n{_table(('setting', 'value'), _settings(model))}",
+        f"## Sizes\n\n{_sizes_of_codebook(model) if isinstance(model, Book) else _sizes(model)}",
     ]
+    if not isinstance(model, Book):
+        blocks.append(f"## Settings\n\n{_table(('setting', 'value'), _settings(model))}")
     if isinstance(model, FlavaForPreTraining):
         there = [(f"`{key}`", told) for key, told in _LOSSES.items() if getattr(model, key) is not None]
         blocks.append(f"## Losses that it has heads for\n\n{_table(('loss', 'is'), there)}")
@@ -70,7 +78,7 @@ def model_card(model: Whole | Encoder, name: str, *, facts: Facts | None = None,
     return "\n\n".join(blocks) + "\n"
 
 
-def _front_matter(model: Whole | Encoder, facts: Facts) -> str:
+def _front_matter(model: Whole | Encoder | Book, facts: Facts) -> str:
     lines = ["---", "library_name: torchflava"]
     lines += [f"license: {json.dumps(facts.license)}"] * (facts.license is not None)
     lines += [f"pipeline_tag: {_pipeline(model)}"]
@@ -79,14 +87,18 @@ def _front_matter(model: Whole | Encoder, facts: Facts) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _tags(model: Whole | Encoder) -> list[str]:
+def _tags(model: Whole | Encoder | Book) -> list[str]:
+    if isinstance(model, Book):
+        return ["torchflava", "codebook", "dvae" if isinstance(model, DalleCodebook) else "k-means"]
     flava = model if isinstance(model, Flava | Clip) else getattr(model, "flava", None)
     own = "clip" if isinstance(flava, Clip) else "flava"
     return ["torchflava", own, *(["vision-language", "multimodal"] if flava is not None else [])]
 
 
-def _pipeline(model: Whole | Encoder) -> str:
+def _pipeline(model: Whole | Encoder | Book) -> str:
     """What the Hub calls what it is for."""
+    if isinstance(model, Book):
+        return "image-feature-extraction"
     if isinstance(model, FlavaForClassification | EmbeddingsForClassification):
         usual = {"image": "image-classification", "text": "text-classification"}
         return usual.get(model.reads, "visual-question-answering")
@@ -94,7 +106,15 @@ def _pipeline(model: Whole | Encoder) -> str:
     return "zero-shot-image-classification" if contrastive else "feature-extraction"
 
 
-def _what_it_is(model: Whole | Encoder) -> str:
+def _what_it_is(model: Whole | Encoder | Book) -> str:
+    if isinstance(model, Book):
+        kinds = {
+            DalleCodebook: "the encoder of a discrete VAE as [DALL-E's](https://arxiv.org/abs/2102.12092)",
+            PatchCodebook: "patches of images, found by k-means",
+        }
+        does = f"It tells which of {model.num_codes:,} codes each patch of an image has"
+        learns = "[FLAVA](https://arxiv.org/abs/2112.04482) learns to predict the codes of hidden patches"
+        return f"A codebook, torchflava's `{type(model).__name__}`: {kinds[type(model)]}. {does}; {learns}."
     flava = model if isinstance(model, Flava | Clip) else getattr(model, "flava", None)
     count = sum(parameter.numel() for parameter in model.parameters())
     kind = type(model).__name__
@@ -107,7 +127,9 @@ def _what_it_is(model: Whole | Encoder) -> str:
     return f"{told}: {f'{count / 1e6:,.1f} million' if count >= 1e6 else f'{count:,}'} weights."
 
 
-def _use(model: Whole | Encoder, name: str) -> str:
+def _use(model: Whole | Encoder | Book, name: str) -> str:
+    if isinstance(model, Book):
+        return _use_of_codebook(model, name)
     lines = ["import torch", "from torchflava import from_pretrained", "", f'model = from_pretrained("{name}")']
     flava: Any = model if isinstance(model, Flava | Clip) else getattr(model, "flava", model)
     image = getattr(flava, "image_encoder", flava)
@@ -144,6 +166,30 @@ def _sizes(model: Whole | Encoder) -> str:
         for name, size, num_heads in zip(names, tower_sizes(state), heads, strict=True)
     ]
     return _table(("encoder", "width", "blocks", "heads", "inside the MLPs"), rows)
+
+
+def _use_of_codebook(codebook: Book, name: str) -> str:
+    size, (rows, columns) = codebook.image_size, codebook.grid
+    return "\n".join(
+        (
+            "import torch",
+            "from torchflava import from_pretrained",
+            "",
+            f'codebook = from_pretrained("{name}")',
+            f"pixels = torch.zeros(1, 3, {size}, {size}, dtype=torch.uint8)  # from 0 to 255",
+            f"codes = codebook.encode(pixels)  # (1, {rows * columns}), row by row",
+            f"# A run learns to predict them by: recipes/pretrain.py --codebook {name} --code-size {size}",
+        )
+    )
+
+
+def _sizes_of_codebook(codebook: Book) -> str:
+    (rows, columns), size = codebook.grid, codebook.image_size
+    read = f"{size} px" if isinstance(codebook, PatchCodebook) else f"{size} px, or another multiple of 8"
+    return _table(
+        ("codes", "images", "patches"),
+        [(f"{codebook.num_codes:,}", read, f"{rows} x {columns}, each of {size // rows} px")],
+    )
 
 
 def _settings(model: Whole | Encoder) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from torchflava.models.layouts_clip_others import OPEN_CLIP, TRANSFORMERS
 from torchflava.models.pretraining import FlavaForPreTraining
 from torchflava.models.settings import Settings, as_metadata
 from torchflava.models.written import Written, write_json
+from torchflava.models.written_together import together
 from torchflava.transforms.bpe import BytePair
 from torchflava.transforms.image import MEAN, STD
 from torchflava.transforms.tokenizer import TextTokenizer
@@ -65,12 +66,12 @@ def clip_to_open_clip(
         save_tensors(path, tensors, as_metadata(sizes.settings) | {"format": "pt"})
         load = f"open_clip.load_checkpoint(model, {str(path)!r})"
         return Written(OPEN_CLIP.name, (path,), _made(model), _words(sizes), f"import open_clip\n{load}")
-    path.mkdir(parents=True, exist_ok=True)
-    weights, config = path / "open_clip_model.safetensors", path / OPEN_CLIP_CONFIG
-    save_tensors(weights, tensors, as_metadata(sizes.settings) | {"format": "pt"})
-    write_json(config, _open_clip_config(sizes))
+    weights, config = "open_clip_model.safetensors", OPEN_CLIP_CONFIG
+    with together(path, weights) as made:
+        save_tensors(made / weights, tensors, as_metadata(sizes.settings) | {"format": "pt"})
+        write_json(made / config, _open_clip_config(sizes))
     load = f"import open_clip\nmodel = open_clip.create_model({f'local-dir:{path}'!r})"
-    return Written(OPEN_CLIP.name, (weights, config), _made(model), _words(sizes), load)
+    return Written(OPEN_CLIP.name, (path / weights, path / config), _made(model), _words(sizes), load)
 
 
 def clip_to_transformers(
@@ -106,16 +107,15 @@ def clip_to_transformers(
             "texts elsewhere; write it by clip_to_open_clip, or train over a vocabulary that ends texts otherwise"
         )
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(
-        folder / "model.safetensors", to_theirs(TRANSFORMERS, state), as_metadata(sizes.settings) | {"format": "pt"}
-    )
     written = {"config.json": _transformers_config(sizes, tokenizer), "preprocessor_config.json": _preprocessor(sizes)}
-    if tokenizer is not None:
-        tokenizer.save(folder / "tokenizer.json")
-        written["tokenizer_config.json"] = _tokenizer_config(tokenizer, sizes)
-    for name, content in written.items():
-        write_json(folder / name, content)
+    with together(folder, "model.safetensors") as made:
+        said = as_metadata(sizes.settings) | {"format": "pt"}
+        save_tensors(made / "model.safetensors", to_theirs(TRANSFORMERS, state), said)
+        if tokenizer is not None:
+            tokenizer.save(made / "tokenizer.json")
+            written["tokenizer_config.json"] = _tokenizer_config(tokenizer, sizes)
+        for name, content in written.items():
+            write_json(made / name, content)
     files = [folder / name for name in ("model.safetensors", *written)]
     files += [folder / "tokenizer.json"] if tokenizer is not None else []
     load = f"import transformers\nmodel = transformers.CLIPModel.from_pretrained({str(folder)!r})"

@@ -182,8 +182,11 @@ def _example(
 
 
 def _dynamic(model: Whole, inputs: Sequence[str]) -> tuple[dict[int, Any], ...]:
-    batch, length = Dim("batch"), Dim("length", max=max_length_of(model))
-    return tuple({0: batch} if name == _PIXELS else {0: batch, 1: length} for name in inputs)
+    batch, longest = Dim("batch"), max_length_of(model)
+    of_texts = (
+        {0: batch} if longest == 1 else {0: batch, 1: Dim("length", max=longest)}
+    )  # a single length is a constant
+    return tuple({0: batch} if name == _PIXELS else of_texts for name in inputs)
 
 
 def max_length_of(model: Whole) -> int:

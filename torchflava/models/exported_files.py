@@ -152,10 +152,12 @@ def _told(
     from torchflava import __version__
 
     encoders: Any = model if isinstance(model, Flava | Clip) else model.flava
+    reads_texts = any("ids" in one.inputs for one in traced)
     side = encoders.image_encoder.image_size
     contrastive = getattr(model, "contrastive", None)
     scale = float(contrastive.log_scale.detach().exp()) if isinstance(contrastive, ContrastiveLoss) else None
-    shapes = {"pixels": ["batch", 3, side, side], "ids": ["batch", "length"], "keep": ["batch", "length"]}
+    texts = ["batch", 1 if reads_texts and max_length_of(model) == 1 else "length"]
+    shapes = {"pixels": ["batch", 3, side, side], "ids": texts, "keep": texts}
     parts = {
         one.part: {
             "file": f"{one.part}.{format}",
@@ -164,7 +166,6 @@ def _told(
         }
         for one in traced
     }
-    reads_texts = any("ids" in one.inputs for one in traced)
     return {
         "made_by": f"torchflava {__version__}",
         "model": type(encoders).__name__,

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchflava.files import load_tensors
 from torchflava.layers import resize_positions, resize_relative
 from torchflava.models import layouts_vit
 from torchflava.models.architecture import TOWERS, tower_sizes
+from torchflava.models.checkpoints import tensors_in
 from torchflava.models.layout import Layout, listed, recognise, to_ours
 from torchflava.models.recognised import LAYOUTS, settings_in
 
@@ -48,8 +48,8 @@ def first_weights(
     """What a file or folder holds for one of FLAVA's encoders, which is left alone and may be on the meta device.
 
     Read for both are this project's own runs and files (CLIP's for CLIP's encoders), and transformers' and TorchMultimodal's
-    FLAVA; for the image encoder also DINO's `dino_vitbase16_pretrain.pth`, timm's ViT of the same names, and BEiT of timm,
-    transformers or its authors, whose blocks are those of `encoders.beit_image_encoder`.
+    FLAVA; for the image encoder also DINO's `dino_vitbase16_pretrain.pth` and the teacher in its training's checkpoint, timm's
+    and transformers' ViT, and BEiT of timm, transformers or its authors, whose blocks are those of `encoders.beit_image_encoder`.
 
     Args:
         path: of the file, or of a folder with `model.safetensors`.
@@ -61,9 +61,12 @@ def first_weights(
         ValueError: for a file that is damaged, of an unknown layout or of another encoder, naming the tensors.
     """
     path = Path(path)
-    tensors = layouts_vit.completed(load_tensors(path)) if name == "image_encoder" else load_tensors(path)
+    tensors, beside = tensors_in(path)
+    if name == "image_encoder":
+        tensors = layouts_vit.completed(tensors)
     layout = recognise(LAYOUTS + (layouts_vit.LAYOUTS if name == "image_encoder" else ()), tensors)
     whole, unused = to_ours(layout, tensors)
+    unused |= beside
     whole = {key.removeprefix("flava."): tensor for key, tensor in whole.items()}
     if layout in LAYOUTS:
         _check_heads(path, layout, whole, encoder, name=name)

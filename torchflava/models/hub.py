@@ -13,6 +13,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".json", ".npz", ".tar", ".zip", ".txt")
 _BESIDE = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
            "vocab.txt", "vocab.json", "merges.txt", "codebook.safetensors", "open_clip_config.json")  # fmt: skip
+CODEBOOK = "codebook.safetensors"
+"""What a codebook is called in the folder of a model."""
 _WEIGHTS = (("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
             ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"),
             ("open_clip_model.safetensors",), ("open_clip_pytorch_model.bin",))  # fmt: skip
@@ -37,6 +39,23 @@ def find_or_fetch(path: str | os.PathLike[str], revision: str | None = None) -> 
         hint = "a model on the Hugging Face Hub is named OWNER/NAME, as a string"
         raise FileNotFoundError(f"there is no file or folder {os.fspath(path)}; {hint}")
     return _fetch(path, revision)
+
+
+def find_or_fetch_codebook(path: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """As `find_or_fetch`, of a codebook: `codebook.safetensors` in the folder where there is one, else what is found.
+
+    Of a model on the Hub that has its codebook beside it, the codebook alone is fetched.
+
+    Raises:
+        FileNotFoundError, ConnectionError, PermissionError, ValueError: as `find_or_fetch`.
+    """
+    if isinstance(path, str) and not Path(path).exists() and is_hub_name(path):
+        place = _snapshot(path, revision, (CODEBOOK,))
+        if not (place / CODEBOOK).is_file():
+            place = _fetch(path, revision)
+    else:
+        place = find_or_fetch(path, revision)
+    return place / CODEBOOK if (place / CODEBOOK).is_file() else place
 
 
 def is_hub_name(name: str) -> bool:

@@ -102,15 +102,6 @@ GREATEST = -1
 """Of `Settings.end_id`: the greatest id of the vocabulary, by which OpenAI's and open_clip's code finds a text's end."""
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without what open_clip's training puts before all of CLIP's names: `module.`, `_orig_mod.`."""
-    found = dict(tensors)
-    for wrapper in ("module.", "_orig_mod."):
-        if f"{wrapper}logit_scale" in found and all(name.startswith(wrapper) for name in found):
-            found = {name.removeprefix(wrapper): tensor for name, tensor in found.items()}
-    return found
-
-
 def ended(layout: Layout, settings: Settings, state: Mapping[str, Tensor]) -> Settings:
     """The settings of others' CLIP with the id that ends its texts, in place of `GREATEST`.
 

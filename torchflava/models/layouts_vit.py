@@ -1,8 +1,8 @@
-"""The names of image encoders that FLAVA's starts from: DINO's and timm's ViT, and BEiT as timm and transformers keep it.
+"""The names of image encoders that FLAVA's starts from: ViT and BEiT as DINO, timm and transformers keep them.
 
-Sources: facebookresearch/dino, vision_transformer.py (timm's names); timm 1.0, models/vision_transformer.py and models/beit.py
-(whose names are those of microsoft/unilm's BEiT); transformers 5.23, models/beit/modeling_beit.py, in files and, since 5.24, in
-memory.
+Sources: facebookresearch/dino, vision_transformer.py (timm's names) and main_dino.py; timm 1.0, models/vision_transformer.py and
+models/beit.py (whose names are those of microsoft/unilm's BEiT); transformers 5.23, models/vit/modeling_vit.py and
+models/beit/modeling_beit.py, in files and, since 5.24, in memory.
 """
 
 import re
@@ -51,6 +51,14 @@ VIT = _timm(
     "DINO's or timm's ViT",
     _POSITIONS + layer(f"{_OURS}.attention.qkv", "blocks.{i}.attn.qkv") + layer("image_encoder.norm", "norm"),
 )
+DINO = VIT._replace(
+    name="a network of DINO's training",
+    rows=tuple(
+        row._replace(theirs=tuple(tuple(f"backbone.{name}" for name in names) for names in row.theirs))
+        for row in VIT.rows
+    ),
+    unused=((r"head\..*", "the head that DINO trains with, which an encoder does not have"),),
+)
 BEIT = _timm(
     "BEiT as timm keeps it",
     (
@@ -66,21 +74,38 @@ BEIT = _timm(
 )
 
 
-def _transformers(name: str, prefix: str, block: str, leaves: Mapping[str, str]) -> Layout:
+def _blocks(prefix: str, block: str, leaves: Mapping[str, str]) -> Rows:
+    """What transformers' ViT and BEiT share."""
     there = f"{prefix}{block}.{{i}}"
     rows = _one("embed.cls_token", f"{prefix}embeddings.cls_token")
     rows += layer("image_encoder.embed.projection", f"{prefix}embeddings.patch_embeddings.projection")
     rows += fused(f"{_OURS}.attention.qkv", *((f"{there}.{leaves[piece]}",) for piece in ("query", "key", "value")))
     for ours in ("attention_norm", "attention.out", "mlp_norm", "mlp.up", "mlp.down"):
         rows += layer(f"{_OURS}.{ours}", f"{there}.{leaves[ours]}")
-    rows += _one("trunk.blocks.{i}.attention_scale", f"{there}.lambda_1")
+    return rows
+
+
+def _vit(name: str, prefix: str, block: str, leaves: Mapping[str, str]) -> Layout:
+    rows = _blocks(prefix, block, leaves) + _one("embed.positions", f"{prefix}embeddings.position_embeddings")
+    rows += layer("image_encoder.norm", f"{prefix}layernorm")
+    unused = (
+        (r"classifier\..*", _CLASSIFIER),
+        (r"decoder\.0\..*", "the decoder of hidden pixels, which an encoder does not have"),
+        (r"(vit\.)?pooler\.dense\.(weight|bias)", "an encoder's pooler, which no objective reads"),
+    )
+    return Layout(name, rows, (_one("embed.mask_token", f"{prefix}embeddings.mask_token"),), unused)
+
+
+def _beit(name: str, prefix: str, block: str, leaves: Mapping[str, str]) -> Layout:
+    there = f"{prefix}{block}.{{i}}"
+    rows = _blocks(prefix, block, leaves) + _one("trunk.blocks.{i}.attention_scale", f"{there}.lambda_1")
     rows += _one("trunk.blocks.{i}.mlp_scale", f"{there}.lambda_2")
     table = f"{there}.{leaves['positions']}.relative_position_bias_table"
     parts = (
         _one("trunk.blocks.{i}.attention.positions", table),
         _one("embed.positions", f"{prefix}embeddings.position_embeddings"),
         _one("embed.mask_token", f"{prefix}embeddings.mask_token"),
-        layer("image_encoder.norm", "layernorm", f"{prefix}layernorm"),
+        layer("image_encoder.norm", *dict.fromkeys(("layernorm", f"{prefix}layernorm"))),
     )
     return Layout(name, rows, parts, _UNUSED)
 
@@ -102,18 +127,21 @@ _IN_MEMORY = {
     "mlp.up": "mlp.fc1",
     "mlp.down": "mlp.fc2",
 }
-LAYOUTS = (
-    VIT,
-    BEIT,
-    *(
-        _transformers(f"transformers' {whole}, as {where}", prefix, block, leaves)
-        for whole, prefix in (("BEiT", "beit."), ("BeitModel", ""))
-        for where, block, leaves in (
-            ("in its files", "encoder.layer", _IN_FILES),
-            ("in memory since 5.24", "layers", _IN_MEMORY),
-        )
-    ),
+TRANSFORMERS = tuple(
+    make(f"transformers' {whole}, as {where}", prefix, block, leaves)
+    for make, whole, prefix in (
+        (_vit, "ViT", "vit."),
+        (_vit, "ViTModel", ""),
+        (_beit, "BEiT", "beit."),
+        (_beit, "BeitModel", ""),
+    )
+    for where, block, leaves in (
+        ("in its files", "encoder.layer", _IN_FILES),
+        ("in memory since 5.24", "layers", _IN_MEMORY),
+    )
 )
+"""Those that have a config.json beside them; ViT's and BEiT's are within a model with a head, or by themselves."""
+LAYOUTS = (VIT, DINO, BEIT, *TRANSFORMERS)
 """All that can be read."""
 
 _QUERY_BIAS = re.compile(r"(.*\.)(?:q_bias|query\.bias|q_proj\.bias)")

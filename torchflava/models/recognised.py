@@ -29,12 +29,17 @@ ENCODERS = (*layouts_towers.LAYOUTS, *layouts_vit.LAYOUTS)
 """Of one encoder by itself."""
 
 _WITH_CONFIG = ("model.safetensors", "pytorch_model.bin")
-_CONFIGURED = (*layouts_transformers.LAYOUTS, *layouts_towers.TRANSFORMERS)
+_CONFIGURED = (*layouts_transformers.LAYOUTS, *layouts_towers.TRANSFORMERS, *layouts_vit.TRANSFORMERS)
 _METADATA = (*layouts_own.LAYOUTS, *layouts_towers.OWN)
 
 
-def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, dict[str, str]]:
-    """What a file, or the config beside it, says beyond its tensors; and what of it has no counterpart here."""
+def settings_in(
+    path: Path, layout: Layout, towers: Towers, *, heads: int | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """What a file, or the config beside it, says beyond its tensors; and what of it has no counterpart here.
+
+    `heads` is how many an encoder by itself has, as far as its tensors tell, for a file that does not say.
+    """
     if layout in layouts_clip_others.LAYOUTS:
         return clip_settings_in(path, layout, towers)
     metadata = load_metadata(path)
@@ -42,7 +47,8 @@ def settings_in(path: Path, layout: Layout, towers: Towers) -> tuple[Settings, d
         return from_metadata(layout, towers, metadata), {}
     config = _config(path) if layout in _CONFIGURED else None
     if config is None:
-        return guessed(layout, towers), {}
+        settings = guessed(layout, towers)
+        return (settings if heads is None else settings._replace(num_heads=(heads,))), {}
     settings, ignored = from_config(layout, towers, config)
     return settings, {f"config.json: {name}": reason for name, reason in ignored.items()}
 

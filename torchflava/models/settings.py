@@ -24,12 +24,15 @@ _CHOICES = {"reads": get_args(Reads), "itm_input": get_args(ItmInput), "gradient
 _PARTS = ("image_config", "text_config", "multimodal_config")
 """Of each encoder, in transformers' config of a whole FLAVA."""
 _ALONE = {
-    "flava_image_model": ("image_config", "FlavaImageModel"),
-    "flava_text_model": ("text_config", "FlavaTextModel"),
-    "flava_multimodal_model": ("multimodal_config", "FlavaMultimodalModel"),
-    "vit": ("image_config", "FlavaImageModel"),
+    "flava_image_model": ("image_config", ("FlavaImageModel",)),
+    "flava_text_model": ("text_config", ("FlavaTextModel",)),
+    "flava_multimodal_model": ("multimodal_config", ("FlavaMultimodalModel",)),
+    "vit": ("image_config", ("FlavaImageModel", "ViT")),
+    "beit": ("image_config", ("BEiT", "BeitModel")),
+    "data2vec-vision": ("image_config", ("BeitModel",)),
 }
-"""What transformers calls the models of one encoder; what their configs are within a whole model's; whose names they have."""
+"""What transformers calls the models of one encoder; what their configs are within a whole model's; how layouts of their names
+begin."""
 
 
 class TowerSize(NamedTuple):
@@ -121,7 +124,7 @@ def from_config(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> tu
             )
         if part.get("hidden_act", "gelu") not in ("gelu", "gelu_python"):
             raise ValueError(f"config.json's {name} asks for {part['hidden_act']!r}; this model computes 'gelu' only")
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if part.get(key):
                 ignored[f"{name}.{key}"] = f"is {part[key]}, the encoders of this model have no dropout"
     heads = tuple(part.get("num_attention_heads", 12) for part in parts.values())
@@ -189,8 +192,8 @@ def _parts(layout: Layout, towers: Towers, config: Mapping[str, Any]) -> dict[st
     kind = config.get("model_type")
     if kind == "flava" and len(towers) == len(_PARTS):
         return {name: _part(config, name) for name in _PARTS}
-    part, names = _ALONE.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
-    if part and layout.name == f"transformers' {names}":
+    part, names = _ALONE.get(kind, ("", ())) if isinstance(kind, str) else ("", ())
+    if layout.name.startswith(tuple(f"transformers' {name}" for name in names)):
         return {part: dict(config)}
     raise ValueError(f"config.json is of model_type {kind!r}, the tensors of {layout.name}")
 

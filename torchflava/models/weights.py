@@ -12,13 +12,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from torchflava.codebooks import DalleCodebook, PatchCodebook, load_codebook
-from torchflava.codebooks.dalle_names import OPENAI_CLASSES
 from torchflava.encoders import FusionEncoder, TextEncoder
-from torchflava.files import load_metadata, load_tensors, read_state, save_tensors
+from torchflava.files import load_metadata, save_tensors
 from torchflava.models import layouts_clip_others, layouts_own, layouts_towers, layouts_vit
 from torchflava.models.alone import Encoder, build_encoder, heads_of_table, with_what_files_lack
 from torchflava.models.architecture import YOURSELF, Whole, build, settings_of, tower_sizes
-from torchflava.models.clip_files import check_not_scripted
+from torchflava.models.checkpoints import tensors_in
 from torchflava.models.hub import find_or_fetch
 from torchflava.models.layout import Layout, recognise, to_ours
 from torchflava.models.recognised import ENCODERS, LAYOUTS, settings_in
@@ -49,6 +48,7 @@ def from_pretrained(
     path: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    part: str | None = None,
     num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
@@ -61,7 +61,8 @@ def from_pretrained(
     folders and files, CLIP's too. A classifier of TorchMultimodal's is taken to read pairs; `model.reads = "image"` or
     `"text"` says otherwise. CLIP in open_clip's, OpenAI's or transformers' layout gives CLIP for pretraining, as the file has
     its temperature; `model.flava` is the `Clip`. A file of one encoder gives that encoder: transformers' `FlavaImageModel`,
-    `FlavaTextModel` and `FlavaMultimodalModel`, DINO's and timm's ViT, BEiT. A file of a codebook gives that: OpenAI's dVAE
+    `FlavaTextModel` and `FlavaMultimodalModel`, its ViT and BEiT, bare or with a head, DINO's ViT and its training's checkpoint,
+    timm's ViT and BEiT. A file of a codebook gives that: OpenAI's dVAE
     (`encoder.pkl`), transformers' `FlavaImageCodebook`, this project's own. Only tensors are read; no pickle is run.
 
     Args:
@@ -70,6 +71,8 @@ def from_pretrained(
             where no such file is, the name of a model on the Hub: `"facebook/flava-full"`. It is fetched once, with the
             user's own token (`HF_TOKEN`); under `HF_HUB_OFFLINE=1` it must be in the cache.
         revision: branch, tag or commit of a model on the Hub.
+        part: of a torch file that holds several state dicts, which one; of DINO's `student` and `teacher` the teacher, unless
+            given.
         num_heads: of attention, in all encoders or in the image, text and (FLAVA's) fusion encoder. By default what the file or
             its config says, else what the named size has that has these sizes (`SIZES`), else one for every 64 of width.
         image_size: side of an image in pixels, a multiple of the patch size, to which the positions are resized.
@@ -88,20 +91,21 @@ def from_pretrained(
             a wrong shape, and for an option that does not fit.
     """
     options: Options = (num_heads, image_size, attend_to_padding, quick_gelu)
-    return _load(path, revision, options).model
+    return _load(path, revision, part, options=options).model
 
 
 def load_pretrained(
     path: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    part: str | None = None,
     num_heads: int | tuple[int, ...] | None = None,
     image_size: int | None = None,
     attend_to_padding: tuple[bool, bool] | None = None,
     quick_gelu: bool | None = None,
 ) -> Loaded:
     """As `from_pretrained`, together with what the file was, what was assumed, which names were left out and which begin anew."""
-    return _load(path, revision, (num_heads, image_size, attend_to_padding, quick_gelu))
+    return _load(path, revision, part, options=(num_heads, image_size, attend_to_padding, quick_gelu))
 
 
 def save_pretrained(model: Loadable, path: str | os.PathLike[str]) -> None:
@@ -131,36 +135,24 @@ def metadata_of(model: Whole | Encoder) -> dict[str, str]:
     return as_metadata(settings_of(model))
 
 
-def _load(path: str | os.PathLike[str], revision: str | None, options: Options) -> Loaded:
+def _load(path: str | os.PathLike[str], revision: str | None, part: str | None, *, options: Options) -> Loaded:
     path = find_or_fetch(path, revision)
-    tensors = layouts_clip_others.unwrapped(_tensors(path))
+    tensors, beside = tensors_in(path, part)
     if _is_codebook(path, tensors):
         return _codebook(path, options)
     layout = recognise(LAYOUTS + ENCODERS, tensors)
     if layout in layouts_vit.LAYOUTS:
         tensors = layouts_vit.completed(tensors)
     state, unused = to_ours(layout, tensors)
-    state, made = with_what_files_lack(layout, state)
-    settings, ignored = settings_in(path, layout, tower_sizes(state))
+    heads = heads_of_table(state) if layout in layouts_vit.LAYOUTS else None
+    settings, ignored = settings_in(path, layout, tower_sizes(state), heads=heads)
     settings = layouts_clip_others.ended(layout, settings, state)
-    if heads := heads_of_table(state) if layout in layouts_vit.LAYOUTS else None:
-        settings = settings._replace(num_heads=(heads,))
     settings = _chosen(path, layout, settings, state=state, options=options)
+    state, made = with_what_files_lack(layout, state, settings.num_heads[0])
     model = build(state, settings) if layout in LAYOUTS else build_encoder(state, settings)
     if options[1] is not None:
         _resize(path, model, options[1])
-    return Loaded(model.eval(), layout.name, settings, unused | ignored, made)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """What is in a file; OpenAI's dVAE, a whole module in a pickle, is parsed."""
-    check_not_scripted(path)
-    try:
-        return load_tensors(path)
-    except ValueError as error:
-        if "dall_e." not in str(error):
-            raise
-        return read_state(path, OPENAI_CLASSES)
+    return Loaded(model.eval(), layout.name, settings, unused | beside | ignored, made)
 
 
 def _is_codebook(path: Path, tensors: Mapping[str, Tensor]) -> bool:

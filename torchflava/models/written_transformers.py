@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from torchflava.models.written import (
     sizes_of,
     write_json,
 )
+from torchflava.models.written_together import together
 from torchflava.transforms.image import MEAN, STD
 from torchflava.transforms.tokenizer import TextTokenizer
 from torchflava.transforms.wordpiece import WordPiece
@@ -59,7 +61,7 @@ def to_transformers(
 
     Args:
         model: not sharded, of this project's own encoders.
-        directory: made if it is not there; files of the same names are replaced.
+        directory: made if it is not there; files of the same names are replaced, all or none as far as a reader sees.
         codebook: written into it, so that transformers makes the codes itself; without one it must be given labels.
         tokenizer: its vocabulary, so that `FlavaProcessor.from_pretrained`, or `CLIPProcessor`'s, loads too.
 
@@ -94,8 +96,8 @@ def to_transformers(
     own = poolers({f"{prefix}{tower}_model": width for tower, width in towers})
     made |= dict.fromkeys(own, "an encoder's pooler, which this project has not and no loss reads")
     config |= {"architectures": [cls], "dtype": str(next(flava.parameters()).dtype).removeprefix("torch.")}
-    files = _write(folder, config, tensors | own, as_metadata(sizes.settings))
-    files += _write_processor(folder, sizes, tokenizer)
+    beside = partial(_write_processor, sizes=sizes, tokenizer=tokenizer)
+    files = _write(folder, config, tensors | own, said=as_metadata(sizes.settings), beside=beside)
     load = f"model = transformers.{cls}.from_pretrained({str(folder)!r})"
     return Written(f"transformers' {cls}", files, made, _differences(model, sizes.settings), load)
 
@@ -221,19 +223,25 @@ def _write_clip(model: Whole, folder: Path, codebook: Codebook | None, *, tokeni
 
 def _write_codebook(codebook: DalleCodebook, folder: Path) -> Written:
     config = _codebook_config(codebook) | {"architectures": ["FlavaImageCodebook"], "dtype": "float32"}
-    files = _write(
-        folder, config, dalle_to_transformers(codebook.state_dict()), {"image_size": str(codebook.image_size)}
-    )
+    said = {"image_size": str(codebook.image_size)}
+    files = _write(folder, config, dalle_to_transformers(codebook.state_dict()), said=said)
     load = f"codebook = transformers.FlavaImageCodebook.from_pretrained({str(folder)!r})"
     return Written("transformers' FlavaImageCodebook", files, {}, {}, load)
 
 
 def _write(
-    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], said: Mapping[str, str]
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    said: Mapping[str, str],
+    beside: Callable[[Path], tuple[Path, ...]] = lambda _: (),
 ) -> tuple[Path, ...]:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / "model.safetensors", tensors, {"format": "pt", **said})
-    return folder / "model.safetensors", write_json(folder / "config.json", config)
+    """Weights, their configuration and what `beside` writes into a folder, together; the files."""
+    with together(folder, "model.safetensors") as made:
+        save_tensors(made / "model.safetensors", tensors, {"format": "pt", **said})
+        files = (made / "model.safetensors", write_json(made / "config.json", config), *beside(made))
+    return tuple(folder / file.name for file in files)
 
 
 def _write_processor(folder: Path, sizes: Sizes, tokenizer: WordPiece | None) -> tuple[Path, ...]:
