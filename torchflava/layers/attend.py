@@ -11,7 +11,7 @@ from torchflava.layers.attend_again import attend_again, split
 from torchflava.layers.bare import learns_low_on_the_cpu
 
 _LONGEST = 256  # places; beyond them plain products gain little, and their tables would take the memory
-_AGAIN = range(192, 1025)  # places: below, keeping tables is faster; above, the room for one sample would be large
+_AGAIN = range(192, 641)  # places: below, keeping tables is as fast; above, torch's kernel is
 
 
 def attend_joined(qkv: Tensor, num_heads: int, keep: Tensor | None = None) -> Tensor:
@@ -23,9 +23,9 @@ def attend_joined(qkv: Tensor, num_heads: int, keep: Tensor | None = None) -> Te
         num_heads: H.
         keep: (B, L) bool, True where a key may be attended to.
     """
-    mask = None if keep is None else keep[:, None, None, :]
     if qkv.shape[1] in _AGAIN and learns_low_on_the_cpu(qkv):
-        return attend_again(qkv, num_heads, None if mask is None else _numbers(mask, qkv.dtype))
+        return attend_again(qkv, num_heads, None if keep is None else _numbers(keep, qkv.dtype))
+    mask = None if keep is None else keep[:, None, None, :]
     return attend(*split(qkv, num_heads), mask=mask).transpose(1, 2).flatten(2)
 
 
