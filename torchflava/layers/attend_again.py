@@ -108,13 +108,13 @@ def _room(like: Tensor, samples: int, num_heads: int, *, length: int, width: int
     places = -(-length // _LINE) * _LINE
 
     def new(*rows: int) -> Tensor:
-        return like.new_zeros(samples, num_heads, *rows)
+        return like.new_empty(samples, num_heads, *rows)
 
-    q, k = new(length, width + 1), new(places, width + 1)
+    q, k, v = new(length, width + 1), new(places, width + 1).zero_(), new(places, width).zero_()
     q[..., width] = 1
     k[..., length:, width] = -torch.inf
     tables = new(length, places), new(length, places)
-    return _Room(q, k, new(places, width), new(places, width), new(length, width), *tables)
+    return _Room(q, k, v, new(places, width), new(length, width), *tables)
 
 
 def _go_back(some: _Samples, room: _Room) -> None:
