@@ -8,8 +8,10 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchflava.layers.attend import attend
+from torchflava.layers.attend import attend_joined
+from torchflava.layers.bare import is_bare, learns_low_on_the_cpu
 from torchflava.layers.init import init_weights
+from torchflava.layers.mlp_again import mlp_again
 from torchflava.layers.norm import LayerNorm
 from torchflava.layers.rows import take_rows
 
@@ -40,9 +42,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, L, D), keep (B, L) bool, True where a key may be attended to -> (B, L, D)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mask = None if keep is None else keep[:, None, None, :]
-        return self.out(attend(q, k, v, mask=mask).transpose(1, 2).flatten(2))
+        return self.out(attend_joined(self.qkv(x), self.num_heads, keep))
 
 
 class Mlp(nn.Module):
@@ -59,7 +59,12 @@ class Mlp(nn.Module):
         init_weights(self.up, self.down, width=self.up.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(..., D) -> (..., D); in training in low precision on the CPU with less kept (docs/decisions/0074)."""
+        if is_bare(self.up, nn.Linear) and is_bare(self.down, nn.Linear):
+            up, down = self.up, self.down
+            weights = up.weight, up.bias, down.weight, down.bias
+            if learns_low_on_the_cpu(x, *weights):
+                return mlp_again(x, up.weight, up.bias, down=down.weight, down_bias=down.bias)
         return self.down(F.gelu(self.up(x)))
 
 

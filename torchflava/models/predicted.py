@@ -6,11 +6,11 @@ Letters: B batch, K rows asked for, D width, V codes or words.
 from torch import Tensor, nn
 
 from torchflava.heads import MaskedPredictionHead
+from torchflava.layers.bare import is_bare
 from torchflava.losses import Loss, fused_prediction_loss, masked_prediction_loss
 from torchflava.losses.fused import ROWS
 
 _CELLS = 2**25  # logits, 134 MB in float32; with fewer there is little to spare
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def prediction_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Loss:
@@ -21,8 +21,8 @@ def prediction_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Loss:
     """
     if (
         isinstance(head, MaskedPredictionHead)
-        and _is_bare(head, MaskedPredictionHead)
-        and _is_bare(head.decoder, nn.Linear)
+        and is_bare(head, MaskedPredictionHead)
+        and is_bare(head.decoder, nn.Linear)
     ):
         weight, bias = head.decoder.weight, head.decoder.bias
         if pays(labels.numel(), *weight.shape):
@@ -33,8 +33,3 @@ def prediction_loss(head: nn.Module, states: Tensor, labels: Tensor) -> Loss:
 def pays(rows: int, num_codes: int, width: int) -> bool:
     """Whether chunks spare memory worth the name: logits are many, and weigh more than the weight's gradient."""
     return rows * num_codes > _CELLS and rows > max(ROWS, width)
-
-
-def _is_bare(part: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the part does what its class does, and no more."""
-    return type(part) is kind and "forward" not in vars(part) and not any(getattr(part, name) for name in _HOOKS)
