@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import tyro
 from drawn import Case, Shape, drawn
 from goals import Goal, weighted
 from needed import needed_flops
-from step_page import PEERS, page
+from step_page import OURS, PEERS, page
 from turns import Process, Work
 
 Precision = Literal["fp32", "bf16"]
@@ -54,6 +55,8 @@ class Config:
     """torch.compile: ours block by block, as training does, theirs as a whole."""
     sharded: bool = True
     """Our steps as `recipes/pretrain.py` runs them; else a plain module under autocast."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What our blocks compute again in backward in the steps; memory is told of all three, with the time that each takes."""
     optimizer: bool = False
     """A step of AdamW too."""
     clock: Literal["wall", "processor"] = "wall"
@@ -72,7 +75,7 @@ class Measured:
     rates: dict[str, list[float]]
     """Operations a second of the machine's product by precision, turn by turn."""
     memory: dict[tuple[str, str], dict[str, float]]
-    """MB by side and precision: `before` the step, and the `most` in it."""
+    """MB by side and precision: `before` the step, and the `most` in it; ours by what is computed again, with its `seconds`."""
     operations: dict[tuple[str, Case], float]
     """Of the products in a step, by side and case; those that are needed, too."""
 
@@ -113,6 +116,7 @@ def file_name(config: Config) -> str:
     """`step.md` for the size base on the CPU; otherwise with what differs."""
     differs = [config.size if config.size != "base" else "", config.device if config.device != "cpu" else ""]
     differs += ["compiled" if config.compiled else "", "" if config.sharded else "plain"]
+    differs += [f"recompute-{config.recompute}" if config.recompute != "none" else ""]
     return "-".join(["step", *filter(None, differs)]) + ".md"
 
 
@@ -123,13 +127,14 @@ def shape_of(config: Config, *, reads: bool) -> Shape:
     return Shape(config.size, *sides, size, config.text_length, config.codebook_width)
 
 
-def work_of(config: Config, side: str, precision: str, *, reads: bool) -> Work:
-    """For a process."""
+def work_of(config: Config, side: str, precision: str, *, reads: bool, recompute: str = "") -> Work:
+    """For a process; of ours, what it computes again, as the configuration has it unless given."""
     shape = shape_of(config, reads=reads)
     options = {
         "compiled": config.compiled,
         "sharded": config.sharded,
         "optimizer": config.optimizer,
+        "recompute": recompute or config.recompute,
         "clock": config.clock,
     }
     return Work(side, reads, precision, shape, config.device, config.threads, **options)
@@ -173,11 +178,20 @@ def take_turns(config: Config, measured: Measured, precision: str, *, reads: boo
 
 
 def weigh(config: Config, measured: Measured, precision: str) -> None:
-    """The most memory of a step of pairs, each side in a new process."""
-    for side in ("ours", *PEERS):
+    """The most memory of a step of pairs, each side in a new process; ours in each way of `--recompute`, and then their times."""
+    case = Case("pair", "online", False, precision)
+    for side in PEERS:
         with Process(work_of(config, side, precision, reads=False)) as process:
-            measured.memory[side, precision] = process.ask("memory", Case("pair", "online", False, precision))
+            measured.memory[side, precision] = process.ask("memory", case)
         print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
+    with ExitStack() as stack:
+        works = {side: work_of(config, "ours", precision, reads=False, recompute=how) for how, side in OURS.items()}
+        sides = {side: stack.enter_context(Process(work)) for side, work in works.items()}
+        measured.memory |= {(side, precision): sides[side].ask("memory", case) for side in sides}
+        took = [{side: sides[side].ask("seconds", case) for side in sides} for _ in range(config.turns)]
+        for side in sides:
+            measured.memory[side, precision]["seconds"] = median([turn[side] for turn in took])
+            print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
 
 
 def count(config: Config, measured: Measured) -> None:
@@ -227,11 +241,13 @@ def memory_goals(config: Config, measured: Measured) -> Iterator[Goal]:
     for precision in config.precisions:
         more = {
             side: [found["most"] - found["before"]]
-            for side in ("ours", *PEERS)
+            for side in (*OURS.values(), *PEERS)
             if (found := measured.memory.get((side, precision)))
         }
         peers = {side: more.get(side, []) for side in PEERS}
-        yield Goal(f"memory of the step of pairs, {precision}", 0.5, more.get("ours", []), peers, "MB", at_most=True)
+        for side in OURS.values():
+            told = f"memory of the step of pairs, {precision}{side.removeprefix('ours')}"
+            yield Goal(told, 0.5, more.get(side, []), peers, "MB", at_most=True)
 
 
 def seconds(times: Times, side: str, kind: str, codes: str, *, precision: str, padded: bool = False) -> Sequence[float]:

@@ -9,6 +9,8 @@ from goals import Goal, table
 from machine import facts
 
 PEERS = ("transformers", "TorchMultimodal")
+OURS = {"none": "ours", "selective": "ours, --recompute selective", "full": "ours, --recompute full"}
+"""What our side's memory is told under, by what it computes again."""
 Times = Mapping[tuple[str, Case], Sequence[float]]
 
 
@@ -48,6 +50,7 @@ def told(config: Any) -> str:
     words = f"{config.turns} turns. Our steps: {how}. Texts of {config.text_length} tokens. Reading {config.read_batch} at once."
     return (
         words
+        + (f" With --recompute {config.recompute}." if config.recompute != "none" else "")
         + (" Compiled." if config.compiled else "")
         + (" With AdamW." if config.optimizer else "")
         + (" Seconds are the processor's." if config.clock == "processor" else "")
@@ -66,10 +69,12 @@ def all_times(times: Times) -> Iterator[str]:
 
 def all_memory(memory: dict[tuple[str, str], dict[str, float]]) -> Iterator[str]:
     """In MB."""
-    yield from ("| memory, step of pairs, MB | before | most | more | of it gradients |", "|---|--:|--:|--:|--:|")
+    yield "| memory, step of pairs, codes online, MB | before | most | more | of it gradients | its seconds, in turns |"
+    yield "|---|--:|--:|--:|--:|--:|"
     for (side, precision), of in memory.items():
         numbers = (of["before"], of["most"], of["most"] - of["before"], of["gradients"])
-        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} |"
+        took = f"{of['seconds']:.3f}" if "seconds" in of else ""
+        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} | {took} |"
 
 
 def all_operations(operations: Mapping[tuple[str, Case], float]) -> Iterator[str]:

@@ -78,8 +78,7 @@ def start(config: Tuning, run: Run) -> Started:
     feed = _feed(config, task, model, tokenizer)
     levels = depths(model)
     freeze(model, config.freeze)
-    if config.recompute:
-        recompute(model.units())
+    recompute(model.units(), config.recompute)
     if run.leads:
         check_space(config, folder, model)
     model.to(run.device)

@@ -223,7 +223,7 @@ class Stand:
     """In place of a process: tells `SECONDS`, and `MEMORY` beyond 1,000 MB."""
 
     def __init__(self, work: turns.Work) -> None:
-        self.side = work.side
+        self.side, self.recompute = work.side, work.recompute
 
     def __enter__(self) -> "Stand":
         return self
@@ -232,8 +232,11 @@ class Stand:
         pass
 
     def ask(self, what: str, *about: Any) -> Any:
-        more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side], "gradients": 7.0}
-        return {"seconds": SECONDS[self.side], "memory": more, "rate": 1e9, "operations": OPERATIONS[self.side]}[what]
+        less = {"none": 0.0, "selective": 30.0, "full": 40.0}[self.recompute]
+        more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side] - less, "gradients": 7.0}
+        return {"seconds": SECONDS[self.side] + less, "memory": more, "rate": 1e9, "operations": OPERATIONS[self.side]}[
+            what
+        ]
 
 
 def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -246,6 +249,10 @@ def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPat
     assert of["the mixture, codes online"].endswith("| 1.50 (1.50 to 1.50) | ≥ 1.4 | reached |")
     assert of["images, codes given"].endswith("| transformers, 1.500 s | 1.50 (1.50 to 1.50) | ≥ 1.8 | not reached |")
     assert lines["memory of the step of pairs, bf16"].endswith("0.67 (0.67 to 0.67) | ≤ 0.5 | not reached |")
+    selective = lines["memory of the step of pairs, bf16, --recompute selective"]
+    assert selective.endswith("0.47 (0.47 to 0.47) | ≤ 0.5 | reached |")
+    row = f"| ours, --recompute full, bf16 | 1,000 | 1,060 | 60 | 7 | {SECONDS['ours'] + 40:.3f} |"
+    assert row in page.splitlines()
     assert page.count("not measured") == 0
     shape, cases = Shape("tiny", 48, 16, 3, 13, 4), (Case("pair", "given"), Case("image", "given"), Case("text"))
     flops = [needed.needed_flops(shape, drawn(shape), case) for case in cases]
@@ -265,6 +272,7 @@ def test_goals_of_a_gpu_are_others() -> None:
     assert told["step of images, codes online, bf16"] == 1.25
     assert told["share of the machine's rate, step of the mixture, codes given, bf16"] == 0.5
     assert step.file_name(step.Config(device="cuda", compiled=True)) == "step-cuda-compiled.md"
+    assert step.file_name(step.Config(recompute="full", device="cpu")) == "step-recompute-full.md"
 
 
 def test_the_processors_seconds_are_told_of_one_thread_only() -> None:
@@ -317,7 +325,7 @@ def test_the_whole_at_the_size_tiny(tmp_path: Path) -> None:
     sizes = {"size": "tiny", "image_size": 48, "batch_size": 3, "text_length": 13, "codebook_width": 4, "read_batch": 3}
     step.main(step.Config(**sizes, turns=1, product=64, threads=1, out=str(tmp_path), device="cpu"))
     page = (tmp_path / "step-tiny.md").read_text()
-    assert page.count("reached |") == 21
+    assert page.count("reached |") == 25
     assert "not measured" not in page
 
 
