@@ -11,7 +11,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from torch.autograd import _unsafe_preserve_version_counter
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 
 class Made(dict[tuple[int, bool], Any]):

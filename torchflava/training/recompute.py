@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 Recompute = Literal["none", "selective", "full"]
 """What is computed again: nothing; all but the results of dear products; or all."""
 
-_TRIM_EVERY = 3  # units: more often costs time, for what the next unit takes is given back too (docs/decisions/0073)
+_TRIM_EVERY = 10  # units: more often costs time, for what the next unit takes is given back too (docs/decisions/0073)
 _aten = torch.ops.aten
 _DEAR = [
     _aten.mm.default,
@@ -34,7 +34,8 @@ needs the table of shares anyway."""
 def recompute(units: Iterable[nn.Module], how: Recompute = "full") -> None:
     """Keep less of the units' inner states for backward, and compute the rest again there; before `compile_units` and `shard`.
 
-    With `selective`, a graph can be gone back through once.
+    With `selective`, backward can go through a graph once, and no result of a linear layer may be changed in place. With `full`,
+    memory comes before time: on the CPU, what backward frees is given back to the system too.
 
     Args:
         units: the parts, each of which is computed again by itself.
@@ -45,19 +46,24 @@ def recompute(units: Iterable[nn.Module], how: Recompute = "full") -> None:
     """
     if how not in ("none", "selective", "full"):
         raise ValueError(f"recompute must be none, selective or full, got {how!r}")
-    again = partial(checkpoint, use_reentrant=False, respect_saved_tensors_hooks=True)
-    if how == "selective":
-        again = partial(again, context_fn=partial(create_selective_checkpoint_contexts, _DEAR))
     heap = _Heap()
     for unit in units if how != "none" else ():
-        unit.forward = partial(again, unit.forward)
+        unit.forward = partial(_again, how, unit.forward)
         if how == "full":
             unit.register_forward_hook(heap.after)
 
 
 def is_recomputed(unit: nn.Module) -> bool:
     """Whether `recompute` was called on it."""
-    return isinstance(unit.forward, partial) and unit.forward.func is checkpoint
+    return isinstance(unit.forward, partial) and unit.forward.func is _again
+
+
+def _again(how: Recompute, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`forward`, in a function of this project's, for torch compiles none that begins within torch."""
+    options: dict[str, Any] = {"use_reentrant": False, "respect_saved_tensors_hooks": True}
+    if how == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _DEAR)
+    return checkpoint(forward, *args, **options, **kwargs)
 
 
 def learning(output: Any) -> Iterator[Tensor]:
