@@ -178,20 +178,17 @@ def take_turns(config: Config, measured: Measured, precision: str, *, reads: boo
 
 
 def weigh(config: Config, measured: Measured, precision: str) -> None:
-    """The most memory of a step of pairs, each side in a new process; ours in each way of `--recompute`, and then their times."""
+    """The most memory of a step of pairs, each in a new process; ours in each way of `--recompute`, with its time."""
     case = Case("pair", "online", False, precision)
-    for side in PEERS:
-        with Process(work_of(config, side, precision, reads=False)) as process:
+    works = {side: work_of(config, "ours", precision, reads=False, recompute=how) for how, side in OURS.items()}
+    works |= {side: work_of(config, side, precision, reads=False) for side in PEERS}
+    for side, work in works.items():
+        with Process(work) as process:
             measured.memory[side, precision] = process.ask("memory", case)
+            if side not in PEERS:
+                took = [process.ask("seconds", case) for _ in range(config.turns)]
+                measured.memory[side, precision]["seconds"] = median(took)
         print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
-    with ExitStack() as stack:
-        works = {side: work_of(config, "ours", precision, reads=False, recompute=how) for how, side in OURS.items()}
-        sides = {side: stack.enter_context(Process(work)) for side, work in works.items()}
-        measured.memory |= {(side, precision): sides[side].ask("memory", case) for side in sides}
-        took = [{side: sides[side].ask("seconds", case) for side in sides} for _ in range(config.turns)]
-        for side in sides:
-            measured.memory[side, precision]["seconds"] = median([turn[side] for turn in took])
-            print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
 
 
 def count(config: Config, measured: Measured) -> None:

@@ -40,7 +40,8 @@ NOTES = (
     "TorchMultimodal, which takes none, through a codebook that hands them on. Ours starts from the loader's bytes, with",
     "`prepare` in the step; the peers get normalised floats. A text step of transformers leaves out the clean text, which no",
     "loss reads, unless its users' processor is followed (padded). Needed operations: benchmarks/needed.py. Memory is the most",
-    "during one forward and backward, gradients included, above what was there before: model, codebook and process.",
+    "during one forward and backward, gradients included, above what was there before: model, codebook and process. Beside it",
+    "stand the seconds of our step in each way of `--recompute`, medians of steps in a row, to be compared among themselves.",
 )
 
 
@@ -69,7 +70,7 @@ def all_times(times: Times) -> Iterator[str]:
 
 def all_memory(memory: dict[tuple[str, str], dict[str, float]]) -> Iterator[str]:
     """In MB."""
-    yield "| memory, step of pairs, codes online, MB | before | most | more | of it gradients | its seconds, in turns |"
+    yield "| memory, step of pairs, codes online, MB | before | most | more | of it gradients | its seconds |"
     yield "|---|--:|--:|--:|--:|--:|"
     for (side, precision), of in memory.items():
         numbers = (of["before"], of["most"], of["most"] - of["before"], of["gradients"])
