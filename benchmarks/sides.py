@@ -38,7 +38,7 @@ from torchflava.models import (
     flava_for_pretraining,
     flava_model,
 )
-from torchflava.training import compile_units, session, shard
+from torchflava.training import Recompute, compile_units, recompute, session, shard
 from torchflava.training.allocator import keep_freed_memory
 from torchflava.transforms.image import normalise
 
@@ -58,13 +58,20 @@ class Side(NamedTuple):
 
 @contextmanager
 def ours(
-    shape: Shape, precision: str, *, device: str = "cpu", compiled: bool = False, sharded: bool = True
+    shape: Shape,
+    precision: str,
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+    sharded: bool = True,
+    again: Recompute = "none",
 ) -> Iterator[Side]:
     """For steps, as `recipes/pretrain.py` has it: a raw batch, `prepare` within the step, `shard` for the precision."""
     s = drawn(shape)
     with session(0, device) as run:
         model = our_model(shape).to(run.device)
         codebook = our_codebook(shape, precision).to(run.device)
+        recompute(model.units(), again)
         if compiled:
             compile_units(model.units())
         if sharded:

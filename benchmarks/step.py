@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import tyro
 from drawn import Case, Shape, drawn
 from goals import Goal, weighted
 from needed import needed_flops
-from step_page import PEERS, page
+from step_page import OURS, PEERS, page
 from turns import Process, Work
 
 Precision = Literal["fp32", "bf16"]
@@ -55,6 +56,8 @@ class Config:
     """torch.compile: ours block by block, as training does, theirs as a whole."""
     sharded: bool = True
     """Our steps as `recipes/pretrain.py` runs them; else a plain module under autocast."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What our blocks compute again in backward in the steps; memory is told of all three, with the time that each takes."""
     optimizer: bool = False
     """A step of AdamW too."""
     all_keep: bool = False
@@ -75,7 +78,7 @@ class Measured:
     rates: dict[str, list[float]]
     """Operations a second of the machine's product by precision, turn by turn."""
     memory: dict[tuple[str, str], dict[str, float]]
-    """MB by side and precision: `before` the step, and the `most` in it."""
+    """MB by side and precision: `before` the step, and the `most` in it; ours by what is computed again, with its `seconds`."""
     operations: dict[tuple[str, Case], float]
     """Of the products in a step, by side and case; those that are needed, too."""
     profile: dict[tuple[str, str], dict[str, float]]
@@ -121,6 +124,7 @@ def file_name(config: Config) -> str:
     differs = [config.size if config.size != "base" else "", config.device if config.device != "cpu" else ""]
     differs += ["compiled" if config.compiled else "", "" if config.sharded else "plain"]
     differs += ["all-keep" if config.all_keep else ""]
+    differs += [f"recompute-{config.recompute}" if config.recompute != "none" else ""]
     return "-".join(["step", *filter(None, differs)]) + ".md"
 
 
@@ -131,13 +135,14 @@ def shape_of(config: Config, *, reads: bool) -> Shape:
     return Shape(config.size, *sides, size, config.text_length, config.codebook_width)
 
 
-def work_of(config: Config, side: str, precision: str, *, reads: bool) -> Work:
-    """For a process."""
+def work_of(config: Config, side: str, precision: str, *, reads: bool, recompute: str = "") -> Work:
+    """For a process; of ours, what it computes again, as the configuration has it unless given."""
     shape = shape_of(config, reads=reads)
     options = {
         "compiled": config.compiled,
         "sharded": config.sharded,
         "optimizer": config.optimizer,
+        "recompute": recompute or config.recompute,
         "clock": config.clock,
         "keeps": config.all_keep,
     }
@@ -182,10 +187,16 @@ def take_turns(config: Config, measured: Measured, precision: str, *, reads: boo
 
 
 def weigh(config: Config, measured: Measured, precision: str) -> None:
-    """The most memory of a step of pairs, each side in a new process."""
-    for side in ("ours", *PEERS):
-        with Process(work_of(config, side, precision, reads=False)) as process:
-            measured.memory[side, precision] = process.ask("memory", Case("pair", "online", False, precision))
+    """The most memory of a step of pairs, each in a new process; ours in each way of `--recompute`, with its time."""
+    case = Case("pair", "online", False, precision)
+    works = {side: work_of(config, "ours", precision, reads=False, recompute=how) for how, side in OURS.items()}
+    works |= {side: work_of(config, side, precision, reads=False) for side in PEERS}
+    for side, work in works.items():
+        with Process(work) as process:
+            measured.memory[side, precision] = process.ask("memory", case)
+            if side not in PEERS:
+                took = [process.ask("seconds", case) for _ in range(config.turns)]
+                measured.memory[side, precision]["seconds"] = median(took)
         print(f"{precision} memory: {side} {measured.memory[side, precision]}", flush=True)
 
 
@@ -243,11 +254,13 @@ def memory_goals(config: Config, measured: Measured) -> Iterator[Goal]:
     for precision in config.precisions:
         more = {
             side: [found["most"] - found["before"]]
-            for side in ("ours", *PEERS)
+            for side in (*OURS.values(), *PEERS)
             if (found := measured.memory.get((side, precision)))
         }
         peers = {side: more.get(side, []) for side in PEERS}
-        yield Goal(f"memory of the step of pairs, {precision}", 0.5, more.get("ours", []), peers, "MB", at_most=True)
+        for side in OURS.values():
+            told = f"memory of the step of pairs, {precision}{side.removeprefix('ours')}"
+            yield Goal(told, 0.5, more.get(side, []), peers, "MB", at_most=True)
 
 
 def seconds(times: Times, side: str, kind: str, codes: str, *, precision: str, padded: bool = False) -> Sequence[float]:

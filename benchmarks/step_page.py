@@ -9,6 +9,8 @@ from goals import Goal, table
 from machine import facts
 
 PEERS = ("transformers", "TorchMultimodal")
+OURS = {"none": "ours", "selective": "ours, --recompute selective", "full": "ours, --recompute full"}
+"""What our side's memory is told under, by what it computes again."""
 Times = Mapping[tuple[str, Case], Sequence[float]]
 
 
@@ -57,7 +59,8 @@ NOTES = (
     "TorchMultimodal, which takes none, through a codebook that hands them on. Ours starts from the loader's bytes, with",
     "`prepare` in the step; the peers get normalised floats. A text step of transformers leaves out the clean text, which no",
     "loss reads, unless its users' processor is followed (padded). Needed operations: benchmarks/needed.py. Memory is the most",
-    "during one forward and backward, gradients included, above what was there before: model, codebook and process.",
+    "during one forward and backward, gradients included, above what was there before: model, codebook and process. Beside it",
+    "stand the seconds of our step in each way of `--recompute`, medians of steps in a row, to be compared among themselves.",
 )
 
 
@@ -67,6 +70,7 @@ def told(config: Any) -> str:
     words = f"{config.turns} turns. Our steps: {how}. Texts of {config.text_length} tokens. Reading {config.read_batch} at once."
     return (
         words
+        + (f" With --recompute {config.recompute}." if config.recompute != "none" else "")
         + (" Compiled." if config.compiled else "")
         + f" {'All sides keep' if config.all_keep else 'On the CPU ours keeps'} freed memory (docs/decisions/0075)."
         + (" With AdamW." if config.optimizer else "")
@@ -86,10 +90,12 @@ def all_times(times: Times) -> Iterator[str]:
 
 def all_memory(memory: dict[tuple[str, str], dict[str, float]]) -> Iterator[str]:
     """In MB."""
-    yield from ("| memory, step of pairs, MB | before | most | more | of it gradients |", "|---|--:|--:|--:|--:|")
+    yield "| memory, step of pairs, codes online, MB | before | most | more | of it gradients | its seconds |"
+    yield "|---|--:|--:|--:|--:|--:|"
     for (side, precision), of in memory.items():
         numbers = (of["before"], of["most"], of["most"] - of["before"], of["gradients"])
-        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} |"
+        took = f"{of['seconds']:.3f}" if "seconds" in of else ""
+        yield f"| {side}, {precision} | {' | '.join(f'{number:,.0f}' for number in numbers)} | {took} |"
 
 
 def all_operations(operations: Mapping[tuple[str, Case], float]) -> Iterator[str]:

@@ -37,6 +37,8 @@ class Work(NamedTuple):
     """Ours, in steps: as trained; else a plain module under autocast."""
     optimizer: bool = False
     """A step of AdamW too."""
+    recompute: str = "none"
+    """What our blocks compute again in backward, as training's flag says it."""
     clock: str = "wall"
     """Or processor: the seconds that this process had, which others on the machine do not lengthen; for one thread."""
     keeps: bool = False
@@ -103,7 +105,7 @@ def serve(work: Work) -> None:
     if work.keeps:
         keep_freed_memory()
     make = SIDES[work.side][work.reads]
-    options = {} if work.reads or work.side != "ours" else {"sharded": work.sharded}
+    options = {} if work.reads or work.side != "ours" else {"sharded": work.sharded, "again": work.recompute}
     with make(work.shape, work.precision, device=work.device, compiled=work.compiled, **options) as side:
         can = answers(work, side)
         for line in sys.stdin:

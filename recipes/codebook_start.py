@@ -68,8 +68,7 @@ def _sharded(config: Dvae, run: Run) -> DiscreteVae:
             first_width=config.first_width,
             least_scale=config.least_scale,
         )
-    if config.recompute:
-        recompute(model.units())
+    recompute(model.units(), config.recompute)
     if config.compiled:
         compile_units(model.units())
     mesh = mesh_of(run.device, config.spread, per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -98,6 +98,8 @@ def read_config(file: Path) -> Config:
     strange = told.keys() - {field.name for field in fields(Config)}
     if strange:
         raise ValueError(f"{file} has settings that this version does not know: {', '.join(sorted(strange))}")
+    again = told.get("recompute", "none")  # it was yes or no once
+    told = {**told, "recompute": {True: "full", False: "none"}.get(again, again)}
     return Config(**{name: _PARTS[name](**value) if name in _PARTS else value for name, value in told.items()})
 
 

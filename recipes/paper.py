@@ -131,7 +131,7 @@ def flava_10b() -> Config:
 
 def _larger(size: str) -> Config:
     """From random weights: there are no others of this size. Inner states are computed again in backward, as there."""
-    return replace(flava_no_init(), preset=f"flava_{size.replace('.', '_')}", model=size, recompute=True)
+    return replace(flava_no_init(), preset=f"flava_{size.replace('.', '_')}", model=size, recompute="full")
 
 
 _ALL = (

@@ -80,8 +80,7 @@ class Planner:
             self.model = build(config, words, num_codes)
             only = replace(Weights(0, 0, 0, 0, 0, 0), contrastive=config.weights.contrastive)
             self._embedding = build(replace(config, weights=only), words, num_codes)
-        if config.recompute:
-            recompute(self.model.units())
+        recompute(self.model.units(), config.recompute)
         self.config, self.machines = config, machines
         self.shares = {kind: share for kind, share in asdict(config.shares).items() if share}
         self._codebook = _size_of_codebook(config) if codebook is None else _size(codebook)
@@ -117,7 +116,8 @@ class Planner:
         rows, model = self.config.batch_size // gpus, self.model
         shards = {"all": gpus, "node": min(gpus, self.machines.per_node), "copies": 1}[self.config.spread]
         of_run = {"shards": shards, "precision": self.config.precision, "offload": self.config.offload}
-        budget = fsdp_budget(model, model.units(), accumulates=micro < rows, alone=gpus == 1, **of_run)
+        of_run |= {"accumulates": micro < rows, "alone": gpus == 1, "recomputed": self.config.recompute != "none"}
+        budget = fsdp_budget(model, model.units(), **of_run)
         found = {kind: self._states(kind, micro) for kind in self.shares}
         kind = max(found, key=lambda each: found[each].most)
         compares = "pair" in self.shares and model.contrastive is not None
@@ -134,7 +134,7 @@ class Planner:
         for kind, share in self.shares.items():
             batch = batch_of(kind, need.rows, self.config)
             once = step_flops(self.model, batch, world_size=need.gpus)
-            again = once / 3 if self.config.recompute else 0.0
+            again = once / 3 if self.config.recompute == "full" else 0.0  # selective computes no product again
             if kind == "pair" and need.passes > 1:
                 again += step_flops(self._embedding, batch) / 3
             done += share * (once + again)
@@ -161,12 +161,14 @@ def helps(planner: Planner, gpus: int) -> Iterator[str]:
         ways["--spread all"] = replace(config, spread="all")
     if not config.offload:
         ways["--offload"] = replace(config, offload=True)
-    if not config.recompute:
-        ways["--recompute"] = replace(config, recompute=True)
+    if config.recompute == "none":
+        ways["--recompute selective"] = replace(config, recompute="selective")
+    if config.recompute != "full":
+        ways["--recompute full"] = replace(config, recompute="full")
     found = {name: planner.under(changed).plan(gpus) for name, changed in ways.items()}
-    if not any(found.values()) and {"--offload", "--recompute"} <= ways.keys():
-        both = replace(config, recompute=True, offload=True)
-        found["--recompute --offload"] = planner.under(both).plan(gpus)
+    if not any(found.values()) and {"--offload", "--recompute full"} <= ways.keys():
+        both = replace(config, recompute="full", offload=True)
+        found["--recompute full --offload"] = planner.under(both).plan(gpus)
     more = [gpus * 2**doubled for doubled in range(1, 5) if planner.config.batch_size % (gpus * 2**doubled) == 0]
     counts = next(((count, need) for count in more if (need := planner.plan(count))), None)
     if counts is not None:

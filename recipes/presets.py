@@ -116,8 +116,8 @@ class Config(Keeping):
     """Rows that a rank computes at a time, for batches that do not fit; same losses and gradients. 0 means all of them."""
     spread: Literal["all", "node", "copies"] = "all"
     """Weights lie on all ranks in shards, on those of a node with a copy on each node, or as a copy on each rank."""
-    recompute: bool = False
-    """Compute the inner states of blocks again in backward instead of keeping them."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Inner states of blocks that backward computes again instead of keeping: none, all but linear layers' results, or all."""
     compiled: bool = False
     """Compile each block."""
     offload: bool = False

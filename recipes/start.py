@@ -137,8 +137,7 @@ def _sharded(config: Config, run: Run, corpus: Corpus) -> FlavaForPreTraining:
         num_codes = config.num_codes if corpus.codebook is None else corpus.codebook.num_codes
         vocab_size = config.vocab_size if corpus.tokenizer is None else corpus.tokenizer.vocab_size
         model = build(config, vocab_size, num_codes, end_id=end_of(corpus.tokenizer))
-    if config.recompute:
-        recompute(model.units())
+    recompute(model.units(), config.recompute)
     if config.compiled:
         compile_units(model.units())
     first = {} if config.resume else first_of(config, model, say=run.leads)

@@ -85,8 +85,8 @@ class Tuning:
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of forward and backward; weights are kept in fp32."""
-    recompute: bool = False
-    """Compute the inner states of blocks again in backward instead of keeping them."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Inner states of blocks that backward computes again instead of keeping: none, all but linear layers' results, or all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 2
     """That make batches, on each rank."""

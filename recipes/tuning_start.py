@@ -70,8 +70,7 @@ def start(config: Tuning, run: Run) -> Started:
     feed = _feed(config, task, model, tokenizer)
     levels = depths(model)
     freeze(model, config.freeze)
-    if config.recompute:
-        recompute(model.units())
+    recompute(model.units(), config.recompute)
     model.to(run.device)
     shard(model, run.mesh, precision=config.precision)
     adam = {"betas": config.betas, "eps": config.eps}

@@ -224,7 +224,7 @@ class Stand:
     """In place of a process: tells `SECONDS`, and `MEMORY` beyond 1,000 MB."""
 
     def __init__(self, work: turns.Work) -> None:
-        self.side = work.side
+        self.side, self.recompute = work.side, work.recompute
 
     def __enter__(self) -> "Stand":
         return self
@@ -233,9 +233,10 @@ class Stand:
         pass
 
     def ask(self, what: str, *about: Any) -> Any:
-        more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side], "gradients": 7.0}
+        less = {"none": 0.0, "selective": 30.0, "full": 40.0}[self.recompute]
+        more = {"before": 1000.0, "most": 1000.0 + MEMORY[self.side] - less, "gradients": 7.0}
         operators = {"aten::mm": SECONDS[self.side]}
-        told = {"seconds": SECONDS[self.side], "memory": more, "rate": 1e9, "profile": operators}
+        told = {"seconds": SECONDS[self.side] + less, "memory": more, "rate": 1e9, "profile": operators}
         return (told | {"operations": OPERATIONS[self.side]})[what]
 
 
@@ -249,6 +250,10 @@ def test_the_page_says_which_goals_are_not_reached(monkeypatch: pytest.MonkeyPat
     assert of["the mixture, codes online"].endswith("| 1.50 (1.50 to 1.50) | ≥ 1.4 | reached |")
     assert of["images, codes given"].endswith("| transformers, 1.500 s | 1.50 (1.50 to 1.50) | ≥ 1.8 | not reached |")
     assert lines["memory of the step of pairs, bf16"].endswith("0.67 (0.67 to 0.67) | ≤ 0.5 | not reached |")
+    selective = lines["memory of the step of pairs, bf16, --recompute selective"]
+    assert selective.endswith("0.47 (0.47 to 0.47) | ≤ 0.5 | reached |")
+    row = f"| ours, --recompute full, bf16 | 1,000 | 1,060 | 60 | 7 | {SECONDS['ours'] + 40:.3f} |"
+    assert row in page.splitlines()
     assert page.count("not measured") == 0
     assert "| transformers, bf16 | 1.500 | 0.000 |" in page
     shape, cases = Shape("tiny", 48, 16, 3, 13, 4), (Case("pair", "given"), Case("image", "given"), Case("text"))
@@ -269,6 +274,7 @@ def test_goals_of_a_gpu_are_others() -> None:
     assert told["step of images, codes online, bf16"] == 1.25
     assert told["share of the machine's rate, step of the mixture, codes given, bf16"] == 0.5
     assert step.file_name(step.Config(device="cuda", compiled=True)) == "step-cuda-compiled.md"
+    assert step.file_name(step.Config(recompute="full", device="cpu")) == "step-recompute-full.md"
 
 
 def test_the_processors_seconds_are_told_of_one_thread_only() -> None:
@@ -336,7 +342,7 @@ def test_the_whole_at_the_size_tiny(tmp_path: Path) -> None:
     sizes = {"size": "tiny", "image_size": 48, "batch_size": 3, "text_length": 13, "codebook_width": 4, "read_batch": 3}
     step.main(step.Config(**sizes, turns=1, product=64, threads=1, out=str(tmp_path), device="cpu"))
     page = (tmp_path / "step-tiny.md").read_text()
-    assert page.count("reached |") == 21
+    assert page.count("reached |") == 25
     assert "not measured" not in page
 
 

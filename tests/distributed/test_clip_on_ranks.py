@@ -26,7 +26,7 @@ def steps_of_clip(number: int, ranks: int) -> Any:
     for way in WAYS:
         model = tiny.clip_pretraining()
         if way == "recomputed":
-            recompute(model.units())
+            recompute(model.units(), "selective")
         mesh = mesh_of(torch.device("cpu"), "copies" if way == "copies" else "all")
         precision = "bf16" if way == "bf16" else "fp32"
         shard(model, mesh, precision=precision, verbs=VERBS, whole=[model.contrastive])

@@ -37,11 +37,11 @@ pytestmark = pytest.mark.slow  # one start of ranks serves all
 def other_ways(number: int, ranks: int) -> Any:
     """A step of each kind with copies instead of shards; inner states computed again; kept in main memory; drawn unit by unit."""
     device, results = torch.device("cpu"), {}
-    for way in ("copies", "recomputed", "offloaded", "meta"):
+    for way in ("copies", "selective", "full", "offloaded", "meta"):
         with torch.device("meta" if way == "meta" else "cpu"):
             model = model_of()
-        if way == "recomputed":
-            recompute(model.units())
+        if way in ("selective", "full"):
+            recompute(model.units(), way)
         mesh = mesh_of(device, "copies" if way == "copies" else "all")
         shard(model, mesh, verbs=VERBS, offload=way == "offloaded", seed=11)
         drawn = {name: p.full_tensor().detach().clone() for name, p in model.named_parameters()}
@@ -136,7 +136,7 @@ def test_parts_on_two_ranks_add_up_to_the_batch_of_both(kind: str) -> None:
         assert_same(gradients, tiny.gradients(model), atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["copies", "recomputed", "offloaded", "meta"])
+@pytest.mark.parametrize("way", ["copies", "selective", "full", "offloaded", "meta"])
 def test_other_ways_of_sharding_take_the_same_steps(way: str) -> None:
     model = model_of()
     initialise(model, 11)

@@ -193,7 +193,7 @@ def test_a_changed_setting_changes_the_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["--micro-batch 3", "--recompute --offload", "--spread copies --threads 2"])
+@pytest.mark.parametrize("words", ["--micro-batch 3", "--recompute selective --offload", "--spread copies --threads 2"])
 def test_what_saves_memory_changes_no_loss(words: str, tiny_run: Path, tmp_path: Path) -> None:
     run = train(tmp_path, "--save-every", "2", "--measure-every", "3", *words.split())
     for got, due in zip(losses(run), losses(tiny_run), strict=True):

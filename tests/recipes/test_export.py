@@ -87,6 +87,9 @@ def test_settings_are_read_back(tmp_path: Path) -> None:
     config = parse(["--preset", "flava_c"], places=False)
     (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
     assert as_json(export.read_config(tmp_path / "config.json")) == as_json(config)
+    for once, now in ((True, "full"), (False, "none"), ("selective", "selective")):
+        (tmp_path / "config.json").write_text(json.dumps(as_json(config) | {"recompute": once}))
+        assert export.read_config(tmp_path / "config.json").recompute == now
     (tmp_path / "config.json").write_text('{"flavour": 1}')
     with pytest.raises(ValueError, match="settings that this version does not know: flavour"):
         export.read_config(tmp_path / "config.json")

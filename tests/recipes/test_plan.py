@@ -60,7 +60,9 @@ def test_the_total_is_of_its_parts(ample: Planner) -> None:
 def test_settings_of_the_run_count(ample: Planner) -> None:
     base = ample.need(2, 24)
     assert planner(10**12, "--precision", "bf16").need(2, 24).states.kept < 0.7 * base.states.kept
-    assert planner(10**12, "--recompute").need(2, 24).states.most < 0.6 * base.states.most
+    again = {how: planner(10**12, "--recompute", how).need(2, 24).states for how in ("selective", "full")}
+    assert again["full"].most < 0.6 * base.states.most
+    assert again["full"].most < 0.8 * again["selective"].most < 0.7 * base.states.most
     assert ample.under(replace(ample.config, spread="copies")).need(2, 24).budget.weights == 3 * base.budget.gradients
     assert ample.under(replace(ample.config, spread="node")).need(2, 24).budget == base.budget
     away = ample.under(replace(ample.config, offload=True)).need(2, 24).budget
@@ -75,7 +77,8 @@ def test_what_would_help_fits(ample: Planner) -> None:
     short.machines = Machines(8, ample.need(2, 24).total - 1)
     told = list(helps(short, 2))
     assert told[0].startswith("a smaller --micro-batch (16 rows at a time")
-    assert any(word.startswith("--recompute (") for word in told)
+    assert any(word.startswith("--recompute selective (") for word in told)
+    assert any(word.startswith("--recompute full (") for word in told)
     assert any(word.startswith("--offload (") for word in told)
 
 
@@ -88,8 +91,9 @@ def test_time_counts_what_is_computed_twice(ample: Planner) -> None:
     assert ample.seconds(ample.need(2, 96), 1e9) == pytest.approx(once / 1e9)
     parts = ample.seconds(ample.need(2, 24), 1e9)
     assert 1.05 < parts / (once / 1e9) < 4 / 3
-    again = planner(10**12, "--recompute")
-    assert again.seconds(again.need(2, 96), 1e9) == pytest.approx(4 / 3 * once / 1e9)
+    for how, more in (("selective", 1), ("full", 4 / 3)):
+        again = planner(10**12, "--recompute", how)
+        assert again.seconds(again.need(2, 96), 1e9) == pytest.approx(more * once / 1e9)
 
 
 def test_what_is_printed_starts_the_run_that_was_planned(capsys: pytest.CaptureFixture[str]) -> None:

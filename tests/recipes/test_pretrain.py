@@ -122,9 +122,9 @@ def test_measuring_on_the_way_changes_nothing_but_the_log(tiny_run: tuple[Path, 
 @pytest.mark.parametrize(
     "words",
     [
-        ["--micro-batch", "2", "--spread", "copies", "--recompute"],
+        ["--micro-batch", "2", "--spread", "copies", "--recompute", "full"],
         ["--micro-batch", "3"],
-        ["--recompute"],
+        ["--recompute", "full"],
     ],
 )
 def test_what_saves_memory_changes_no_loss(words: list[str], tiny_run: tuple[Path, str], tmp_path: Path) -> None:

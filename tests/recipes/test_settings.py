@@ -189,16 +189,18 @@ def test_loss_mean_reaches_the_losses(over: str, rows: int, monkeypatch: pytest.
 @pytest.mark.parametrize("name", ["recompute", "compiled", "offload"])
 def test_what_must_change_nothing_is_done_where_it_is_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done: dict[str, Any] = {}
-    for function, of in (("recompute", "recompute"), ("compile_units", "compiled")):
-        monkeypatch.setattr(start, function, lambda units, of=of: done.update({of: len(list(units))}))
+    monkeypatch.setattr(start, "recompute", lambda units, how: done.update({"recompute": how}))
+    monkeypatch.setattr(start, "compile_units", lambda units: done.update({"compiled": len(list(units))}))
     monkeypatch.setattr(start, "shard", lambda *parts, offload, **more: done.update({"offload": int(offload)}))
     monkeypatch.setattr(start, "mesh_of", lambda *parts, **more: None)
     monkeypatch.setattr(start, "give_weights", lambda *parts: None)
     run, corpus = Run(0, 1, torch.device("cpu"), cast(Any, None)), Corpus(cast(Any, None), None, None)
     start._sharded(tiny(), run, corpus)
-    assert done == {"offload": 0}
-    model = start._sharded(replace(cast(Any, tiny()), **{name: True}), run, corpus)
-    assert done == {"offload": 0} | {name: 1 if name == "offload" else len(list(model.units()))}
+    none = {"recompute": "none", "offload": 0}
+    assert done == none
+    given = {"recompute": "selective", "compiled": True, "offload": True}[name]
+    model = start._sharded(replace(cast(Any, tiny()), **{name: given}), run, corpus)
+    assert done == none | {name: {"recompute": given, "compiled": len(list(model.units())), "offload": 1}[name]}
 
 
 def test_the_dvae_runs_in_the_precision_that_is_told(tmp_path: Path) -> None:

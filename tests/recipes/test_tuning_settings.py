@@ -42,8 +42,8 @@ LEARNS = {
 }  # fmt: skip
 """Settings by which other weights come out."""
 SAME = {
-    "micro_batch": ["3"], "recompute": [], "threads": ["1"], "log_every": ["2"], "save_every": ["1"], "label": ["mine"],
-    "keep": ["3", "--save-every", "1"], "measure_batch": ["3"], "preset": ["mine"], "vocab": ["VOCAB"],
+    "micro_batch": ["3"], "recompute": ["selective"], "threads": ["1"], "log_every": ["2"], "save_every": ["1"],
+    "label": ["mine"], "keep": ["3", "--save-every", "1"], "measure_batch": ["3"], "preset": ["mine"], "vocab": ["VOCAB"],
     "checkpoints": ["ELSEWHERE"], "measure_every": ["1"],
 }  # fmt: skip
 """Settings by which the same is learnt, within rounding."""

@@ -64,6 +64,9 @@ def test_one_rank_keeps_the_weights_that_were_cast_until_backward_has_passed(pre
     """What backward keeps of weights, of which the graph tells."""
     model = Net()
     budget = fsdp_budget(model, model.units(), shards=1, precision=precision, alone=True)
+    again = fsdp_budget(model, model.units(), shards=1, precision=precision, alone=True, recomputed=True)
+    root = WEIGHTS - sum(p.numel() for unit in model.units() for p in unit.parameters())
+    assert again.gathered == (0 if precision == "fp32" else 2 * (root + 2 * UNIT))
     with session(0, "cpu") as run:
         shard(model, run.mesh, precision=precision)
         x, kept = torch.ones(2, 11), {}

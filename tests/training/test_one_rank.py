@@ -1,8 +1,11 @@
 """One rank that keeps its weights whole beside FSDP2 on one rank: the same numbers to the bit, and weights where they were."""
 
+import gc
+import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
+from typing import Any
 
 import pytest
 import tiny
@@ -144,16 +147,102 @@ def computed_again(unit: nn.Module) -> None:
     unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
 
 
-@pytest.mark.parametrize("who", ["ours", "foreign"])
-def test_what_is_computed_again_in_backward_meets_the_same_weights(who: str) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("who", ["selective", "full", "foreign"])
+def test_what_is_computed_again_in_backward_meets_the_same_weights(who: Any, precision: str) -> None:
     model = tiny.pretraining()
     again = deepcopy(model)
-    if who == "ours":
-        recompute(again.units())
-    else:
+    if who == "foreign":
         computed_again(again.flava.fusion_encoder.trunk)
-    for mine, due in zip(learnt(alone(again, "bf16")), learnt(alone(model, "bf16")), strict=True):
+    else:
+        recompute(again.units(), who)
+    for mine, due in zip(learnt(alone(again, precision)), learnt(alone(model, precision)), strict=True):
         assert torch.equal(mine, due)
+
+
+class Rows(nn.Module):
+    """Blocks in a row, of which the first and the last are one, so that a unit is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 5)) for _ in range(2)])
+
+    def units(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in (*self.blocks, self.blocks[0]):
+            x = block(x)
+        return x
+
+
+def cast_tensors() -> list[Tensor]:
+    """The weights in bf16 that hold memory, anywhere in the process."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what torch deprecates, which is looked at too
+        found = [
+            x
+            for x in gc.get_objects()
+            if type(x) is Tensor and x.dtype == torch.bfloat16 and x.shape in ((7, 5), (5, 7))
+        ]
+    return [x for x in found if x.untyped_storage().nbytes() and x.grad_fn is not None]
+
+
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+def test_backward_lets_go_of_a_cast_weight_once_all_uses_have_their_gradients(how: Any) -> None:
+    model = Rows()
+    recompute(model.units(), how)
+    shard(model, mesh_of(DEVICE), precision="bf16")
+    there: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: there.update({name: len(cast_tensors())}))
+    loss = model(torch.randn(3, 5)).float().sum()
+    assert len(cast_tensors()) == (4 if how == "none" else 0)
+    loss.backward()
+    order = [name for name in there if name.endswith("weight")]
+    assert order == ["blocks.1.2.weight", "blocks.1.0.weight", "blocks.0.2.weight", "blocks.0.0.weight"]
+    # While the second block goes back, the first is there for its other use, and the second's own that are not passed yet.
+    assert [there[name] for name in order] == [3, 2, 1, 0]
+    assert cast_tensors() == []
+
+
+@pytest.mark.parametrize("how", ["none", "full"])
+def test_a_graph_that_is_kept_goes_back_twice_and_by_one_output(how: Any) -> None:
+    model = Rows()
+    due = deepcopy(model)
+    recompute(model.units(), how)
+    for given in (model, due):
+        given.blocks[1][0].weight.requires_grad_(False)
+        shard(given, mesh_of(DEVICE), precision="bf16")
+    x = torch.randn(3, 5)
+    out, wanted = model(x).float(), due(x).float()
+    for _ in range(2):
+        out[0].sum().backward(retain_graph=True)
+    (2 * wanted[0].sum()).backward()
+    for mine, other in zip(model.parameters(), due.parameters(), strict=True):
+        assert (mine.grad is None) == (other.grad is None)
+        if mine.grad is not None:
+            assert torch.equal(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_after_a_backward_that_failed_among_units_computed_again_the_next_is_right(how: Any) -> None:
+    model = Rows()
+    due, x = deepcopy(model), torch.randn(3, 5)
+    recompute(model.units(), how)
+    for given in (model, due):
+        shard(given, mesh_of(DEVICE), precision="bf16")
+    handle = model.blocks[1][0].weight.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(x).float().sum().backward()
+    handle.remove()
+    model.state_dict()  # puts the model's own weights back
+    model.zero_grad()
+    for given in (model, due):
+        given(x).float().sum().backward()
+    for mine, other in zip(model.parameters(), due.parameters(), strict=True):
+        assert torch.equal(mine.grad, other.grad)
 
 
 def test_a_weight_that_stands_twice_is_cast_once_and_gets_both_gradients() -> None:
@@ -224,9 +313,11 @@ def test_a_model_without_memory_is_drawn_as_one_with_it() -> None:
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # Dynamo looks, and silences it
-def test_compiled_blocks_are_as_near_to_float32_as_others() -> None:
+@pytest.mark.parametrize("how", ["none", "selective", "full"])
+def test_compiled_blocks_are_as_near_to_float32_as_others(how: Any) -> None:
     model, batch = tiny.pretraining(), tiny.batch_of("text")
     compiled, exact = deepcopy(model), deepcopy(model)
+    recompute(compiled.flava.text_encoder.units(), how)
     compile_units(compiled.flava.text_encoder.units())
     found = []
     for given, precision in ((compiled, "bf16"), (model, "bf16"), (exact, "fp32")):

@@ -173,14 +173,15 @@ class FlavaForPreTraining(nn.Module):
         flava, keep = self.flava, self.flava.keep(batch.masked_ids, batch.masked_keep)
         images = (batch.pixels, None), (batch.pixels, batch.masked)
         texts = (batch.ids, flava.keep(batch.ids, batch.keep)), (batch.masked_ids, keep)
-        of_image, image = both_views(flava.image_encoder, *images, rows=first_rows(batch.pixels))
+        # Texts first: what comes last goes back first, and images keep most (docs/decisions/0073).
         of_text, text = both_views(flava.text_encoder, *texts, rows=first_rows(batch.ids))
+        of_image, image = both_views(flava.image_encoder, *images, rows=first_rows(batch.pixels))
         return (flava.project_image(of_image[:, 0]), flava.project_text(of_text[:, 0])), (image, text, keep)
 
     def _encode_masked(self, batch: PairBatch) -> Masked:
-        image = self.flava.image_encoder(batch.pixels, batch.masked)
         keep = self.flava.keep(batch.masked_ids, batch.masked_keep)
-        return image, self.flava.text_encoder(batch.masked_ids, keep), keep
+        text = self.flava.text_encoder(batch.masked_ids, keep)  # first, as in `_views`
+        return self.flava.image_encoder(batch.pixels, batch.masked), text, keep
 
     def _fused_rows(self, batch: PairBatch, masked: Masked) -> tuple[Tensor, Tensor, Tensor]:
         """The fused states of CLS_M (B, D), and of the patches and the tokens (B, K, D) that are asked for."""

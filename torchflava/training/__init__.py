@@ -4,7 +4,7 @@ from torchflava.training.accumulate import Across, accumulate
 from torchflava.training.average import averaged, update_average
 from torchflava.training.budget import Budget, fsdp_budget
 from torchflava.training.checkpoint import Checkpoints, full_weights, load_checkpoint
-from torchflava.training.fsdp import compile_units, mesh_of, recompute, shard
+from torchflava.training.fsdp import compile_units, mesh_of, shard
 from torchflava.training.initialise import give_weights, initialise
 from torchflava.training.machine import peak_flops
 from torchflava.training.meter import TIMED, Meter
@@ -20,6 +20,7 @@ from torchflava.training.optim import (
 from torchflava.training.places import Place
 from torchflava.training.precision import Scaler
 from torchflava.training.profile import Profile
+from torchflava.training.recompute import Recompute, is_recomputed, recompute
 from torchflava.training.run import Run, session
 from torchflava.training.saved import (
     best_checkpoint,
@@ -43,6 +44,7 @@ __all__ = [
     "Meter",
     "Place",
     "Profile",
+    "Recompute",
     "Run",
     "Scaler",
     "Spike",
@@ -63,6 +65,7 @@ __all__ = [
     "give_weights",
     "half_cosine",
     "initialise",
+    "is_recomputed",
     "last_checkpoint",
     "load_checkpoint",
     "local_folder",

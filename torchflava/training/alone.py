@@ -4,13 +4,18 @@ The numbers are FSDP2's (torch 2.14, `MixedPrecisionPolicy`): weights, inputs an
 gradients added up in float32. What it saves: docs/decisions/0072.
 """
 
-from collections.abc import Callable, ItemsView, Iterable, Iterator, ValuesView
+from collections import Counter
+from collections.abc import Callable, ItemsView, Iterable, ValuesView
 from functools import partial, wraps
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
+
+from torchflava.training.cast import Made
+from torchflava.training.recompute import is_recomputed, learning
 
 
 def cast_alone(
@@ -35,6 +40,8 @@ def cast_alone(
     for unit in units:
         if unit._compiled_call_impl is None:
             unit.register_forward_pre_hook(lambda _, args, kwargs: (low.cast(args), low.cast(kwargs)), with_kwargs=True)
+            if is_recomputed(unit):
+                unit.register_forward_hook(partial(low.after_unit, _own_alone(unit, model)))
         else:
             unit._compiled_call_impl = low.filling(unit, unit._compiled_call_impl)
     for name in ("forward", *verbs):
@@ -51,18 +58,14 @@ def _refuse_copy(_: Any) -> Any:
 
 
 class _Weights(dict[str, Any]):
-    """A module's weights by name, which are cast as they are asked for, each once."""
+    """A module's weights by name, which are cast as they are asked for."""
 
-    def __init__(self, own: dict[str, Any], made: dict[Any, Tensor], cast: Callable[[Any], Any]) -> None:
+    def __init__(self, own: dict[str, Any], made: Made, cast: Callable[[Any], Any]) -> None:
         super().__init__(own)
         self.made, self.cast = made, cast
 
     def __getitem__(self, name: str) -> Any:
-        own = super().__getitem__(name)
-        key = id(own), torch.is_grad_enabled()  # what was cast without gradient serves no call that has one
-        if key not in self.made:
-            self.made[key] = self.cast(own)
-        return self.made[key]
+        return self.made.of(super().__getitem__(name), self.cast)
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default  # noqa: SIM401  # it is this `get` that would be called
@@ -84,6 +87,8 @@ class _LowPrecision:
         self.own: list[dict[str, Any]] | None = None
         """The modules' own, while others stand in their places."""
         self.within = False
+        self.made = Made()
+        """What the call that runs has cast."""
 
     def calling(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call`, with weights and inputs in low precision."""
@@ -93,16 +98,16 @@ class _LowPrecision:
             if self.within:  # a verb that calls the model
                 return call(*args, **kwargs)
             self.put_back()  # a backward that failed left others there
-            made: dict[Any, Tensor] = {}
-            weights = [_Weights(module._parameters, made, self.cast) for module in self.modules]
+            self.made = Made()
+            weights = [_Weights(module._parameters, self.made, self.cast) for module in self.modules]
             self.within = True
             try:
                 self.put(weights)
                 output = call(*self.cast(args), **self.cast(kwargs))
             finally:
-                self.within = False
+                self.within, self.made = False, Made()
                 self.put_back()
-            for tensor in _learning(output):
+            for tensor in learning(output):
                 tensor.register_hook(partial(self.before_backward, weights))  # type: ignore[no-untyped-call]
             return output
 
@@ -140,6 +145,12 @@ class _LowPrecision:
             self.put(weights)
             Variable._execution_engine.queue_callback(self.put_back)
 
+    def after_unit(self, own: list[Tensor], unit: nn.Module, _: Any, output: Any) -> None:
+        """A unit that backward computes again needs its weights no more until then."""
+        self.made.empty(own)
+        for tensor in learning(output):
+            tensor.register_hook(partial(_fill, ref(self.made), own))  # type: ignore[no-untyped-call]
+
     def cast(self, given: Any) -> Any:
         """Numbers in floating point, within tuples, lists and dicts too -> the same in low precision."""
         if isinstance(given, Tensor):
@@ -151,16 +162,19 @@ class _LowPrecision:
         return type(given)(map(self.cast, given)) if isinstance(given, list | tuple) else given
 
 
+def _own_alone(unit: nn.Module, model: nn.Module) -> list[Tensor]:
+    """The unit's weights that stand in no other part of the model."""
+    within, all_over = (
+        Counter(id(own) for part in of.modules() for own in part._parameters.values()) for of in (unit, model)
+    )
+    return [own for own in unit.parameters() if within[id(own)] == all_over[id(own)]]
+
+
+def _fill(made: "ref[Made]", own: list[Tensor], _: Tensor) -> None:
+    if (found := made()) is not None:
+        found.fill(own)
+
+
 def _give(modules: list[nn.Module], weights: Iterable[dict[str, Any]]) -> None:
     for module, each in zip(modules, weights, strict=True):
         module.__dict__["_parameters"] = each
-
-
-def _learning(output: Any) -> Iterator[Tensor]:
-    """The tensors in what a call gave back that a backward may begin at."""
-    if isinstance(output, Tensor):
-        if output.requires_grad:
-            yield output
-    elif isinstance(output, dict | list | tuple):
-        for value in output.values() if isinstance(output, dict) else output:
-            yield from _learning(value)

@@ -37,6 +37,7 @@ def fsdp_budget(
     accumulates: bool = False,
     offload: bool = False,
     alone: bool = False,
+    recomputed: bool = False,
 ) -> Budget:
     """What a rank has beside the states of forward and backward.
 
@@ -48,6 +49,7 @@ def fsdp_budget(
         accumulates: whether a batch comes in parts; until the last one, FSDP keeps the whole gradients in float32 on each rank.
         offload: weights, moments and gradients in shards are in main memory.
         alone: one rank trains, which shards and gathers nothing unless weights are in main memory.
+        recomputed: units are computed again in backward, for which one rank casts their weights again too.
 
     Raises:
         ValueError: for an unknown precision, less than one shard, or shards of one rank.
@@ -65,7 +67,8 @@ def fsdp_budget(
     lying = 3 * _FP32 * shard
     gathered, on_their_way = size * (root + 2 * unit) + (size + size + _FP32) * unit, _FP32 * root
     if alone and not offload:
-        gathered, on_their_way = 0 if size == _FP32 else size * (whole + unit), 0
+        cast = size * (root + 2 * unit if recomputed else whole + unit)
+        gathered, on_their_way = 0 if size == _FP32 else cast, 0
     return Budget(
         weights=0 if offload else lying,
         gradients=_FP32 * whole if accumulates else 0 if offload else _FP32 * shard,

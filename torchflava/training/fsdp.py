@@ -4,7 +4,7 @@ Source: torch.distributed.fsdp (torch 2.14). Only the root is called; other ways
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,6 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.utils.checkpoint import checkpoint
 
 from torchflava.distributed import world_size
 from torchflava.training.alone import cast_alone
@@ -53,12 +52,6 @@ def mesh_of(device: torch.device, spread: Spread = "all", *, per_node: int = 1) 
     if share < 1 or ranks % share:
         raise ValueError(f"{ranks} ranks do not fill nodes of {share} evenly; start equally many on each node")
     return init_device_mesh(device.type, (ranks // share, share), mesh_dim_names=("copies", "ranks"))
-
-
-def recompute(units: Iterable[nn.Module]) -> None:
-    """Keep none of the units' inner states for backward, but compute them again there; before `shard`."""
-    for unit in units:
-        unit.forward = partial(checkpoint, unit.forward, use_reentrant=False)
 
 
 def compile_units(units: Iterable[nn.Module]) -> None:
