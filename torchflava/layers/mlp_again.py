@@ -33,7 +33,7 @@ class _Again(torch.autograd.Function):
         *given, inner = ctx.saved_tensors
         wanted: tuple[bool, ...] = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return gradients_of(_plain(*given), given, gradient, wanted=wanted)
+            return _gradients(_plain(*given), given, gradient, wanted)
         x, up, _, down, _ = given
         gradient, inner = (rows.reshape(-1, rows.shape[-1]) for rows in (gradient, inner))
         made: list[Tensor | None] = [None] * 5
@@ -52,10 +52,8 @@ class _Again(torch.autograd.Function):
         return tuple(made)
 
 
-def gradients_of(
-    y: Tensor, given: list[Tensor], gradient: Tensor, *, wanted: tuple[bool, ...]
-) -> tuple[Tensor | None, ...]:
+def _gradients(y: Tensor, given: list[Tensor], gradient: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """Those of `y`, computed with a graph, as far as they are wanted; they have gradients themselves."""
-    learning = [x for x, learns in zip(given, wanted, strict=False) if learns]
+    learning = [x for x, learns in zip(given, wanted, strict=True) if learns]
     found = iter(torch.autograd.grad(y, learning, gradient, create_graph=True))
     return tuple(next(found) if learns else None for learns in wanted)

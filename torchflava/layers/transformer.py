@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchflava.layers.attend import attend_joined
+from torchflava.layers.attend import attend
 from torchflava.layers.bare import is_bare, learns_low_on_the_cpu
 from torchflava.layers.init import init_weights
 from torchflava.layers.mlp_again import mlp_again
@@ -42,7 +42,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, L, D), keep (B, L) bool, True where a key may be attended to -> (B, L, D)."""
-        return self.out(attend_joined(self.qkv(x), self.num_heads, keep))
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if keep is None else keep[:, None, None, :]
+        return self.out(attend(q, k, v, mask=mask).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -61,10 +63,9 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D); in training in low precision on the CPU with less kept (docs/decisions/0074)."""
         if is_bare(self.up, nn.Linear) and is_bare(self.down, nn.Linear):
-            up, down = self.up, self.down
-            weights = up.weight, up.bias, down.weight, down.bias
-            if learns_low_on_the_cpu(x, *weights):
-                return mlp_again(x, up.weight, up.bias, down=down.weight, down_bias=down.bias)
+            up, up_bias, down, down_bias = self.up.weight, self.up.bias, self.down.weight, self.down.bias
+            if learns_low_on_the_cpu(x, up, up_bias, down, down_bias):
+                return mlp_again(x, up, up_bias, down=down, down_bias=down_bias)
         return self.down(F.gelu(self.up(x)))
 
 

@@ -3,7 +3,7 @@
 On the meta device every operation has its shapes and no memory, so a forward and backward of the largest size counts in seconds
 what would not fit. Attention is counted as torch's fused kernel on GPUs has it, which keeps no table of scores. What is not
 counted: workspaces of kernels, the allocator's gaps, communication, and what compiled code keeps instead. In bf16 and fp16 the
-CPU keeps other things: what GELU gives is not among them, tables of short texts are (docs/decisions/0006 and 0074).
+CPU keeps tables of scores up to 256 places, and not what GELU gives (docs/decisions/0006 and 0074).
 Letters: B batch, W ranks, E embedding width.
 """
 

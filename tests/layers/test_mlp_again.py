@@ -1,4 +1,4 @@
-"""Attention's tables and what GELU gives, made again in backward, beside the plain way and float64; and who goes which."""
+"""What GELU gives, computed again in backward, beside the plain way and float64; and who goes which."""
 
 import copy
 from collections.abc import Callable
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 
-from torchflava.layers import Mlp, attend, attend_again
-from torchflava.layers.attend import attend_joined
+from torchflava.layers import Mlp
 
-WIDTH, HIDDEN, HEADS = 24, 53, 3
+WIDTH, HIDDEN = 24, 53
 LOW = [torch.bfloat16, torch.float16]
 
 
@@ -34,7 +33,7 @@ def plainly(part: Mlp, x: Tensor) -> Tensor:
 
 
 def goes_again(y: Tensor) -> bool:
-    """Whether one of the two functions is what made it, or what it was made of."""
+    """Whether the function is what made it, or what it was made of."""
     found, seen = [y.grad_fn], set()
     while found:
         node = found.pop()
@@ -152,9 +151,7 @@ def test_an_mlp_whose_layers_are_not_as_built_calls_them(change: Callable[[Mlp],
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_other_precisions_go_the_plain_way(dtype: torch.dtype) -> None:
-    x, qkv = drawn(2, 7, WIDTH, dtype=dtype).requires_grad_(), drawn(2, 200, 3 * WIDTH, dtype=dtype).requires_grad_()
-    assert not goes_again(mlp(dtype)(x))
-    assert not goes_again(attend_joined(qkv, HEADS))
+    assert not goes_again(mlp(dtype)(drawn(2, 7, WIDTH, dtype=dtype).requires_grad_()))
 
 
 def test_where_nothing_is_learnt_or_torch_casts_it_is_the_plain_way() -> None:
@@ -167,15 +164,14 @@ def test_where_nothing_is_learnt_or_torch_casts_it_is_the_plain_way() -> None:
 
 
 def both(x: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """An MLP and attention over as much as goes the other way, of an input (2, 200, D)."""
+    """An MLP as it is and in plain operations."""
     part = mlp()
 
     def ours(x: Tensor) -> Tensor:
-        return attend_joined(part(x).repeat(1, 1, 3), HEADS).float().square().sum()
+        return part(x).float().square().sum()
 
     def plain(x: Tensor) -> Tensor:
-        q, k, v = attend_again.split(plainly(part, x).repeat(1, 1, 3), HEADS)
-        return attend.attend(q, k, v).transpose(1, 2).flatten(2).float().square().sum()
+        return plainly(part, x).float().square().sum()
 
     assert goes_again(ours(x.clone().requires_grad_()))
     return ours, plain
@@ -186,7 +182,7 @@ def near(mine: Tensor, due: Tensor) -> None:
 
 
 def test_transforms_go_the_plain_way() -> None:
-    x = drawn(2, 200, WIDTH, dtype=torch.bfloat16)
+    x = drawn(2, 7, WIDTH, dtype=torch.bfloat16)
     ours, plain = both(x)
     near(torch.func.grad(ours)(x), torch.func.grad(plain)(x))
     near(torch.func.vmap(torch.func.grad(ours))(x[:, None]), torch.func.vmap(torch.func.grad(plain))(x[:, None]))
@@ -195,7 +191,7 @@ def test_transforms_go_the_plain_way() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own decompositions
 def test_forward_derivatives_go_the_plain_way() -> None:
-    x, tangent = (drawn(2, 200, WIDTH, dtype=torch.bfloat16, seed=seed) for seed in (0, 1))
+    x, tangent = (drawn(2, 7, WIDTH, dtype=torch.bfloat16, seed=seed) for seed in (0, 1))
     ours, plain = both(x)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, tangent)
@@ -203,7 +199,7 @@ def test_forward_derivatives_go_the_plain_way() -> None:
 
 
 def test_second_derivatives_are_the_plain_ways() -> None:
-    x = drawn(2, 200, WIDTH, dtype=torch.bfloat16).requires_grad_()
+    x = drawn(2, 7, WIDTH, dtype=torch.bfloat16).requires_grad_()
     found = []
     for of in both(x):
         (first,) = torch.autograd.grad(of(x), x, create_graph=True)
@@ -212,15 +208,15 @@ def test_second_derivatives_are_the_plain_ways() -> None:
 
 
 def test_a_backward_may_be_repeated() -> None:
-    x = drawn(2, 200, WIDTH, dtype=torch.bfloat16).requires_grad_()
+    x = drawn(2, 7, WIDTH, dtype=torch.bfloat16).requires_grad_()
     y = both(x)[0](x)
     first, second = (torch.autograd.grad(y, x, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("after", ["tracing", pytest.param("aot_eager", marks=pytest.mark.slow)])
-def test_they_compile_into_one_graph_of_plain_operations(after: str) -> None:
-    x = drawn(2, 200, WIDTH, dtype=torch.bfloat16).requires_grad_()
+def test_it_compiles_into_one_graph_of_plain_operations(after: str) -> None:
+    x = drawn(2, 7, WIDTH, dtype=torch.bfloat16).requires_grad_()
     ours, plain = both(x)
     graphs = []
 
@@ -232,53 +228,3 @@ def test_they_compile_into_one_graph_of_plain_operations(after: str) -> None:
     compiled = torch.compile(ours, fullgraph=True, backend=traced if after == "tracing" else after)
     near(*(torch.autograd.grad(of(x), x)[0] for of in (compiled, plain)))
     assert not any("autograd_function" in code for code in graphs)
-
-
-def by_hand(qkv: Tensor, keep: Tensor | None) -> Tensor:
-    """Head by head; (B, L, 3D) -> (B, L, D)."""
-    heads, width = [], WIDTH // HEADS
-    for head in range(HEADS):
-        q, k, v = (qkv[..., at : at + width] for at in range(head * width, 3 * WIDTH, WIDTH))
-        scores = q @ k.mT / width**0.5
-        if keep is not None:
-            scores = scores.masked_fill(~keep[:, None], -torch.inf)
-        heads.append(scores.softmax(-1) @ v)
-    return torch.cat(heads, -1)
-
-
-@pytest.mark.parametrize("dtype", LOW)
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("batch", "length"), [(3, 197), (1, 224), (5, 193)])
-def test_attention_is_no_further_from_float64_than_products_that_keep_their_table(
-    dtype: torch.dtype, masked: bool, batch: int, length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attend_again, "_CELLS", 2 * HEADS * length**2)  # two samples at a time, so the last goes alone
-    lengths = torch.tensor([length, 101, 1, 32, length - 1])[:batch, None]
-    keep = torch.arange(length) < lengths if masked else None
-    qkv = (2 * drawn(batch, length, 3 * WIDTH)).to(dtype).requires_grad_()
-    y = attend_joined(qkv, HEADS, keep)
-    assert goes_again(y)
-    mask = None if keep is None else keep[:, None, None]
-    plain = attend.attend(*attend_again.split(qkv, HEADS), mask=mask).transpose(1, 2).flatten(2)
-    exact = qkv.detach().double().requires_grad_()
-    no_worse(with_gradients(y, qkv), with_gradients(plain, qkv), with_gradients(by_hand(exact, keep), exact))
-
-
-def test_attention_keeps_queries_keys_and_values_and_no_table() -> None:
-    qkv, kept = drawn(2, 197, 3 * WIDTH, dtype=torch.bfloat16).requires_grad_(), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        attend_joined(qkv, HEADS)
-    assert sum(t.nbytes for t in kept) == qkv.nbytes
-
-
-@pytest.mark.parametrize(("length", "again"), [(191, False), (192, True), (640, True), (641, False)])
-def test_lengths_at_which_tables_are_made_again(length: int, again: bool) -> None:
-    qkv = drawn(1, length, 3 * WIDTH, dtype=torch.bfloat16).requires_grad_()
-    assert goes_again(attend_joined(qkv, HEADS)) == again
-
-
-def test_attention_of_no_samples() -> None:
-    qkv = drawn(0, 197, 3 * WIDTH, dtype=torch.bfloat16).requires_grad_()
-    y, gradient = with_gradients(attend_joined(qkv, HEADS), qkv)
-    assert y.shape == (0, 197, WIDTH)
-    assert gradient.shape == qkv.shape
