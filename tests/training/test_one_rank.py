@@ -207,6 +207,36 @@ def test_backward_lets_go_of_a_cast_weight_once_all_uses_have_their_gradients(ho
     assert cast_tensors() == []
 
 
+class Sharing(nn.Module):
+    """A layer that stands in a unit and beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+        self.unit = nn.Sequential(self.layer, nn.GELU())
+
+    def units(self) -> list[nn.Module]:
+        return [self.unit]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), self.unit(x)
+
+
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_a_unit_leaves_the_casts_of_a_layer_that_stands_beside_it_too(how: Any) -> None:
+    model, x = Sharing(), torch.randn(3, 5)
+    due = deepcopy(model)
+    recompute(model.units(), how)
+    found = []
+    for given in (model, due):
+        shard(given, mesh_of(DEVICE), precision="bf16")
+        beside, _ = given(mine := x.clone().requires_grad_())  # backward goes through the first alone
+        beside.float().square().sum().backward()
+        found.append([mine.grad, *(p.grad for p in given.parameters())])
+    for mine, other in zip(*found, strict=True):
+        assert torch.equal(mine, other)
+
+
 @pytest.mark.parametrize("how", ["none", "full"])
 def test_a_graph_that_is_kept_goes_back_twice_and_by_one_output(how: Any) -> None:
     model = Rows()

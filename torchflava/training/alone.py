@@ -4,8 +4,7 @@ The numbers are FSDP2's (torch 2.14, `MixedPrecisionPolicy`): weights, inputs an
 gradients added up in float32. What it saves: docs/decisions/0072.
 """
 
-from collections import Counter
-from collections.abc import Callable, ItemsView, Iterable, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, ValuesView
 from functools import partial, wraps
 from typing import Any
 from weakref import ref
@@ -164,10 +163,16 @@ class _LowPrecision:
 
 def _own_alone(unit: nn.Module, model: nn.Module) -> list[Tensor]:
     """The unit's weights that stand in no other part of the model."""
-    within, all_over = (
-        Counter(id(own) for part in of.modules() for own in part._parameters.values()) for of in (unit, model)
-    )
-    return [own for own in unit.parameters() if within[id(own)] == all_over[id(own)]]
+    elsewhere = set(map(id, _beside(unit, model)))
+    return [own for own in unit.parameters() if id(own) not in elsewhere]
+
+
+def _beside(unit: nn.Module, part: nn.Module) -> Iterator[Tensor | None]:
+    """The weights of `part` and of what is within it, the unit left out; those of a module that stands in both, too."""
+    if part is not unit:
+        yield from part._parameters.values()
+        for child in part.children():
+            yield from _beside(unit, child)
 
 
 def _fill(made: "ref[Made]", own: list[Tensor], _: Tensor) -> None:
