@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchflava.layers import Mlp
 
@@ -76,6 +78,18 @@ def test_an_mlp_keeps_its_input_and_what_goes_into_gelu() -> None:
     assert sum(t.nbytes for at, t in found.items() if at not in weights) == 2 * 2 * 7 * (WIDTH + HIDDEN)
 
 
+class Products(TorchDispatchMode):
+    """How many matrix products run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.times += func.name() in ("aten::mm", "aten::mm.out", "aten::addmm")
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize(
     "frozen", [("up",), ("down",), ("up", "down"), ("x",), ("x", "up"), ("up.bias", "down.weight")]
 )
@@ -86,6 +100,11 @@ def test_only_gradients_that_are_wanted_are_made(frozen: tuple[str, ...]) -> Non
     given = [tensor for tensor in (x, *part.parameters()) if tensor.requires_grad]
     y = part(x)
     assert goes_again(y)
+    with Products() as made:
+        torch.autograd.grad(y, given, torch.ones_like(y), retain_graph=True)
+    wanted = {name for name, tensor in (("x", x), *part.named_parameters()) if tensor.requires_grad}
+    of_inner = bool(wanted & {"x", "up.weight", "up.bias"})
+    assert made.times == len(wanted & {"x", "up.weight", "down.weight"}) + of_inner
     for mine, due in zip(with_gradients(y, *given), with_gradients(plainly(part, x), *given), strict=True):
         torch.testing.assert_close(mine, due, rtol=0.02, atol=0.02)
 
@@ -147,6 +166,25 @@ def test_an_mlp_whose_layers_are_not_as_built_calls_them(change: Callable[[Mlp],
     y = part(x)
     assert not goes_again(y)
     assert torch.equal(y, plainly(part, x))
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        torch.nn.modules.module.register_module_forward_hook,
+        torch.nn.modules.module.register_module_forward_pre_hook,
+        torch.nn.modules.module.register_module_full_backward_hook,
+    ],
+)
+def test_hooks_for_all_modules_see_an_mlps_layers(register: Callable[..., Any]) -> None:
+    part, x, seen = mlp(), drawn(2, 7, WIDTH, dtype=torch.bfloat16).requires_grad_(), []
+    handle = register(lambda module, *_: seen.append(module))
+    try:
+        part(x).sum().backward()
+    finally:
+        handle.remove()
+    assert {part.up, part.down} < set(seen)
+    assert goes_again(part(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _TENSORS = (Tensor, nn.Parameter)
 
 
 def is_bare(part: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the part does what its class does, and no more."""
-    return type(part) is kind and "forward" not in vars(part) and not any(getattr(part, name) for name in _HOOKS)
+    """Whether calling the part does what its class does, and no more: it has no hook, and there is none for all modules."""
+    own = type(part) is kind and "forward" not in vars(part) and not any(getattr(part, name) for name in _HOOKS)
+    return own and not _has_any_global_hook()  # type: ignore[no-untyped-call]
 
 
 def learns_low_on_the_cpu(*tensors: Tensor) -> bool:
