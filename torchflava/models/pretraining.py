@@ -133,7 +133,8 @@ class FlavaForPreTraining(nn.Module):
         """Masked multimodal modelling over matched rows, and matching over all; `masked` is computed unless given."""
         losses: dict[str, Loss] = {}
         if self.looks_at_masked:
-            cls, patches, tokens = self._fused_rows(batch, masked or self._encode_masked(batch))
+            masked = masked or self._encode(batch, batch.masked_ids, batch.masked)
+            cls, patches, tokens = self._fused_rows(batch, masked)
             if self.mmm_image is not None:
                 losses["mmm_image"] = prediction_loss(self.mmm_image, patches, of_matched(batch.patch_labels, batch))
             if self.mmm_text is not None:
@@ -152,17 +153,14 @@ class FlavaForPreTraining(nn.Module):
 
     def fuse_masked(self, batch: PairBatch) -> Fused:
         """The fusion encoder over the masked image and the masked text."""
-        return self._fused(*self._encode_masked(batch))
+        return self._fused(*self._encode(batch, batch.masked_ids, batch.masked))
 
     def fuse_clean(self, batch: PairBatch) -> Fused:
         """The fusion encoder over the clean image and the text of the masked pass with its words put back."""
-        asked = batch.token_labels != IGNORE
         there = batch.masked_ids.gather(1, batch.token_positions)
-        ids = batch.masked_ids + torch.zeros_like(batch.masked_ids).scatter_add(
-            1, batch.token_positions, torch.where(asked, batch.token_labels - there, 0)
-        )
-        keep = self.flava.keep(ids, batch.masked_keep)
-        return self._fused(self.flava.image_encoder(batch.pixels), self.flava.text_encoder(ids, keep), keep)
+        back = torch.where(batch.token_labels != IGNORE, batch.token_labels - there, 0)
+        ids = batch.masked_ids.scatter_add(1, batch.token_positions, back)
+        return self._fused(*self._encode(batch, ids, None))
 
     def _views(self, batch: PairBatch) -> tuple[tuple[Tensor, Tensor] | None, Masked | None]:
         """The embeddings (B, E) of the clean pairs, and the states of the masked ones; None for what no loss asks for."""
@@ -178,10 +176,10 @@ class FlavaForPreTraining(nn.Module):
         of_image, image = both_views(flava.image_encoder, *images, rows=first_rows(batch.pixels))
         return (flava.project_image(of_image[:, 0]), flava.project_text(of_text[:, 0])), (image, text, keep)
 
-    def _encode_masked(self, batch: PairBatch) -> Masked:
-        keep = self.flava.keep(batch.masked_ids, batch.masked_keep)
-        text = self.flava.text_encoder(batch.masked_ids, keep)  # first, as in `_views`
-        return self.flava.image_encoder(batch.pixels, batch.masked), text, keep
+    def _encode(self, batch: PairBatch, ids: Tensor, masked: Tensor | None) -> Masked:
+        keep = self.flava.keep(ids, batch.masked_keep)
+        text = self.flava.text_encoder(ids, keep)  # first, as in `_views`
+        return self.flava.image_encoder(batch.pixels, masked), text, keep
 
     def _fused_rows(self, batch: PairBatch, masked: Masked) -> tuple[Tensor, Tensor, Tensor]:
         """The fused states of CLS_M (B, D), and of the patches and the tokens (B, K, D) that are asked for."""
@@ -201,7 +199,8 @@ class FlavaForPreTraining(nn.Module):
 
     def _embedded(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         # Not this module's own verbs: once sharded, those give the weights back when they return.
-        return self.flava.embed_image(batch.pixels), self.flava.embed_text(batch.ids, batch.keep)
+        text = self.flava.embed_text(batch.ids, batch.keep)  # first, as in `_views`
+        return self.flava.embed_image(batch.pixels), text
 
     def embed_pair(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """B pairs -> the embeddings (B, E) of images and of texts, of length 1, that the contrastive loss is of."""
