@@ -116,7 +116,8 @@ class Planner:
         rows, model = self.config.batch_size // gpus, self.model
         shards = {"all": gpus, "node": min(gpus, self.machines.per_node), "copies": 1}[self.config.spread]
         of_run = {"shards": shards, "precision": self.config.precision, "offload": self.config.offload}
-        of_run |= {"accumulates": micro < rows, "alone": gpus == 1, "recomputed": self.config.recompute != "none"}
+        again = self.config.recompute != "none" and not self.config.compiled  # a compiled block keeps its casts
+        of_run |= {"accumulates": micro < rows, "alone": gpus == 1, "recomputed": again}
         budget = fsdp_budget(model, model.units(), **of_run)
         found = {kind: self._states(kind, micro) for kind in self.shares}
         kind = max(found, key=lambda each: found[each].most)

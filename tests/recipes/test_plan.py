@@ -72,6 +72,14 @@ def test_settings_of_the_run_count(ample: Planner) -> None:
     assert (alone.need(2, 24).kind, alone.need(2, 24).table) == ("text", 0)
 
 
+def test_compiled_blocks_keep_what_one_gpu_casts_though_they_are_computed_again() -> None:
+    words = {"kept": [], "again": ["--recompute", "full"], "compiled": ["--recompute", "full", "--compiled"]}
+    cast = {
+        name: planner(10**12, "--precision", "bf16", *more).need(1, 24).budget.gathered for name, more in words.items()
+    }
+    assert cast["again"] < cast["kept"] == cast["compiled"]
+
+
 def test_what_would_help_fits(ample: Planner) -> None:
     short = ample.under(replace(ample.config, micro_batch=24))
     short.machines = Machines(8, ample.need(2, 24).total - 1)

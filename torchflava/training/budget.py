@@ -49,7 +49,7 @@ def fsdp_budget(
         accumulates: whether a batch comes in parts; until the last one, FSDP keeps the whole gradients in float32 on each rank.
         offload: weights, moments and gradients in shards are in main memory.
         alone: one rank trains, which shards and gathers nothing unless weights are in main memory.
-        recomputed: units are computed again in backward, for which one rank casts their weights again too.
+        recomputed: units, not compiled, are computed again in backward, for which one rank casts their weights again too.
 
     Raises:
         ValueError: for an unknown precision, less than one shard, or shards of one rank.
