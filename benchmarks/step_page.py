@@ -34,12 +34,17 @@ def page(config: Any, measured: Any, goals: Iterable[Goal]) -> Iterator[str]:
 
 
 OPERATORS = {
-    "products": ("mm", "addmm", "mkldnn_convolution", "convolution_backward"),
+    "products": ("mm", "addmm", "mkldnn_convolution", "cudnn_convolution", "convolution_backward"),
     "products within attention": (
         "bmm",
         "baddbmm",
         "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
+        *(
+            f"_{kernel}_attention_{way}"
+            for kernel in ("flash", "efficient", "cudnn")
+            for way in ("forward", "backward")
+        ),
     ),
     "copies and casts": ("copy_", "cat", "fill_"),
     "softmax": ("_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
@@ -47,7 +52,7 @@ OPERATORS = {
     "norms": ("native_layer_norm", "native_layer_norm_backward"),
     "sums and multiples": ("add", "add_", "sum", "mul", "mul_", "div", "div_"),
 }
-"""Kinds of work by torch's names of operators."""
+"""Kinds of work by torch's names of operators, the CPU's and GPUs'."""
 
 
 NOTES = (

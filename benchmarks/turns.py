@@ -170,6 +170,7 @@ def operations(do: Callable[[], Any]) -> int:
 
 def profile(do: Callable[[], Any], device: str) -> dict[str, float]:
     """Seconds by torch's operators, what they call not counted within them; after it was done twice to warm up."""
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as watched
 
@@ -178,7 +179,9 @@ def profile(do: Callable[[], Any], device: str) -> dict[str, float]:
     with watched(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]) as seen:
         do()
     clock = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    return {event.key: getattr(event, clock) / 1e6 for event in seen.key_averages()}
+    # A GPU's kernels are told by themselves too, beside the operators that started them.
+    of_operators = (event for event in seen.key_averages() if event.device_type == DeviceType.CPU)
+    return {event.key: getattr(event, clock) / 1e6 for event in of_operators}
 
 
 def rate(a: Any, timed: Callable[[Callable[[], Any]], float]) -> float:

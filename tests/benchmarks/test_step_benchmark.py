@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -318,13 +319,26 @@ def test_a_profile_tells_each_operator_once_and_the_page_adds_them_up_by_kind() 
     assert len(done) == 3  # two to warm up
     assert {"aten::mm", "aten::add", "aten::_softmax"} < set(found)
     given = {"aten::mm": 2.0, "aten::addmm": 1.0, "aten::_softmax": 0.5, "aten::view": 0.25, "autograd::engine": 0.125}
+    given |= {"aten::_flash_attention_forward": 4.0}  # on a GPU
     head, _, row = step_page.all_operators({("ours", "bf16"): given})
     seconds = dict(zip(head.split(" | ")[1:], row.rstrip(" |").split(" | ")[1:], strict=True))
     assert {kind: float(number) for kind, number in seconds.items() if float(number)} == {
         "products": 3.0,
+        "products within attention": 4.0,
         "softmax": 0.5,
         "the rest |": 0.375,
     }
+
+
+def test_a_gpus_kernels_are_told_under_the_operators_that_start_them_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def event(key: str, kind: torch.autograd.DeviceType) -> SimpleNamespace:
+        return SimpleNamespace(key=key, device_type=kind, self_device_time_total=3e6, self_cpu_time_total=1.0)
+
+    kinds = torch.autograd.DeviceType
+    events = [event("aten::mm", kinds.CPU), event("sm90_xmma_gemm_bf16bf16_bf16f32", kinds.CUDA)]
+    seen = nullcontext(SimpleNamespace(key_averages=lambda: events))
+    monkeypatch.setattr(torch.profiler, "profile", lambda activities: seen)
+    assert turns.profile(lambda: None, "cuda") == {"aten::mm": 3.0}
 
 
 @pytest.mark.parametrize("name", ["embed_image", "embed_text"])
