@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     was preloaded has settings of its own, which this leaves alone.
 
     Returns:
-        Whether it does so now.
+        Whether the library was told so, and agreed.
     """
     if sys.platform != "linux" or _is_set_by_user():
         return False
@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 def _is_set_by_user() -> bool:
-    """Where both are given, `GLIBC_TUNABLES` may be about other parts of the library."""
+    """`GLIBC_TUNABLES` may be about other parts of the library alone."""
     return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
         f"MALLOC_{name}_" in os.environ for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD", "MMAP_MAX")
     )
