@@ -160,6 +160,20 @@ def test_what_is_computed_again_in_backward_meets_the_same_weights(who: Any, pre
         assert torch.equal(mine, due)
 
 
+@pytest.mark.parametrize("how", ["selective", "full"])
+def test_calls_that_one_backward_goes_through_are_each_computed_again_by_their_own_weights(how: Any) -> None:
+    model = tiny.pretraining()
+    again, found = deepcopy(model), []
+    recompute(again.units(), how)
+    for given in (alone(again, "bf16"), alone(model, "bf16")):
+        losses = [given(tiny.batch_of(kind)) for kind in ("pair", "image", "text")]
+        torch.stack([mean for named in losses for mean in mean_losses(named).values()]).sum().backward()
+        found.append([whole(x) for x in tiny.gradients(given).values()])
+    assert len(found[0]) > 100
+    for mine, due in zip(*found, strict=True):
+        assert torch.equal(mine, due)
+
+
 class Rows(nn.Module):
     """Blocks in a row, of which the first and the last are one, so that a unit is called twice."""
 

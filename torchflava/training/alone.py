@@ -7,7 +7,6 @@ gradients added up in float32. What it saves: docs/decisions/0072.
 from collections.abc import Callable, ItemsView, Iterable, Iterator, ValuesView
 from functools import partial, wraps
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +85,8 @@ class _LowPrecision:
         self.own: list[dict[str, Any]] | None = None
         """The modules' own, while others stand in their places."""
         self.within = False
-        self.made = Made()
-        """What the call that runs has cast."""
+        self.weights: list[_Weights] | None = None
+        """The modules' in the call that runs."""
 
     def calling(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call`, with weights and inputs in low precision."""
@@ -97,14 +96,14 @@ class _LowPrecision:
             if self.within:  # a verb that calls the model
                 return call(*args, **kwargs)
             self.put_back()  # a backward that failed left others there
-            self.made = Made()
-            weights = [_Weights(module._parameters, self.made, self.cast) for module in self.modules]
+            made = Made()
+            self.weights = weights = [_Weights(module._parameters, made, self.cast) for module in self.modules]
             self.within = True
             try:
                 self.put(weights)
                 output = call(*self.cast(args), **self.cast(kwargs))
             finally:
-                self.within, self.made = False, Made()
+                self.within, self.weights = False, None
                 self.put_back()
             for tensor in learning(output):
                 tensor.register_hook(partial(self.before_backward, weights))  # type: ignore[no-untyped-call]
@@ -139,16 +138,24 @@ class _LowPrecision:
             self.own = None
 
     def before_backward(self, weights: list[_Weights], _: Tensor) -> None:
-        """Backward has reached one of the call's outputs."""
+        """Backward has reached one of the call's outputs, or of its units that are computed again."""
         if self.own is None:
             self.put(weights)
             Variable._execution_engine.queue_callback(self.put_back)
+        else:
+            _give(self.modules, weights)  # another call's may stand there, if one backward goes through both
 
     def after_unit(self, own: list[Tensor], unit: nn.Module, _: Any, output: Any) -> None:
         """A unit that backward computes again needs its weights no more until then."""
-        self.made.empty(own)
-        for tensor in learning(output):
-            tensor.register_hook(partial(_fill, ref(self.made), own))  # type: ignore[no-untyped-call]
+        if self.weights:  # else it is backward that computes it again
+            self.weights[0].made.empty(own)
+            for tensor in learning(output):
+                tensor.register_hook(partial(self.before_unit, self.weights, own))  # type: ignore[no-untyped-call]
+
+    def before_unit(self, weights: list[_Weights], own: list[Tensor], gradient: Tensor) -> None:
+        """Backward has reached a unit that it computes again, by the weights of the same call."""
+        self.before_backward(weights, gradient)
+        weights[0].made.fill(own)
 
     def cast(self, given: Any) -> Any:
         """Numbers in floating point, within tuples, lists and dicts too -> the same in low precision."""
@@ -173,11 +180,6 @@ def _beside(unit: nn.Module, part: nn.Module) -> Iterator[Tensor | None]:
         yield from part._parameters.values()
         for child in part.children():
             yield from _beside(unit, child)
-
-
-def _fill(made: "ref[Made]", own: list[Tensor], _: Tensor) -> None:
-    if (found := made()) is not None:
-        found.fill(own)
 
 
 def _give(modules: list[nn.Module], weights: Iterable[dict[str, Any]]) -> None:
