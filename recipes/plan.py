@@ -163,7 +163,7 @@ def _does_not_fit(asked: Asked, planner: "Planner", gpus: int, *, helps: Sequenc
     yield (
         f"It would with: {'; '.join(helps)}."
         if helps
-        else "Neither --recompute, --offload nor 16 times as many would help."
+        else "Neither --recompute full, --offload nor 16 times as many would help."
     )
 
 
