@@ -16,6 +16,7 @@ from torchflava.batch import Batch, ImageBatch, PairBatch, TextBatch
 from torchflava.codebooks import load_codebook
 from torchflava.codebooks.dalle_names import dalle_layout
 from torchflava.models import States, count_states, count_table, step_flops
+from torchflava.models.hub import find_or_fetch_codebook
 from torchflava.training import Budget, fsdp_budget, recompute
 from torchflava.transforms.collate import TEXT_BUCKET
 from torchflava.transforms.tokenizer import load_tokenizer
@@ -73,7 +74,8 @@ class Planner:
     """
 
     def __init__(self, config: Config, machines: Machines) -> None:
-        codebook = load_codebook(config.codebook) if _is_there(config.codebook) and needs_codes(config) else None
+        there = _is_there(config.codebook) and needs_codes(config)
+        codebook = load_codebook(find_or_fetch_codebook(config.codebook)) if there else None
         num_codes = config.num_codes if codebook is None else codebook.num_codes
         words = load_tokenizer(config.vocab).vocab_size if _is_there(config.vocab) else config.vocab_size
         with torch.device("meta"):

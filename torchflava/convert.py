@@ -192,7 +192,8 @@ def _codebook(asked: Convert, loaded: "Loaded", source: Path) -> "DalleCodebook 
     if asked.codebook == "none" or not inside or not isinstance(loaded.model, FlavaForPreTraining):
         return None
     image: Any = loaded.model.flava.image_encoder
-    return DalleCodebook.from_file(source, image_size=8 * (image.embed.image_size // image.embed.patch_size))
+    size = 8 * (image.embed.image_size // image.embed.patch_size)
+    return DalleCodebook.from_file(source, part=asked.part or None, image_size=size)
 
 
 def _own_files(asked: Convert, loaded: "Loaded", source: Path) -> tuple[Path, ...]:

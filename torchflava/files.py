@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -29,10 +30,11 @@ Kind = Literal["safetensors", "zip", "legacy", "index"]
 
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # opens torch's older files, as a pickle, after its protocol
 _STEMS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_IN_A_FOLDER = tuple(a + b for a in _STEMS for b in ("", ".index.json"))
+IN_A_FOLDER = tuple(a + b for a in _STEMS for b in ("", ".index.json"))
+"""What weights are called in a folder, the ones to take first."""
 _MOST_SHARED = 16
 """How often the same numbers may stand for others in torch's files, as those of tied layers do."""
-_STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError)
+_STUMBLES = (KeyError, TypeError, UnicodeDecodeError, NotImplementedError, RuntimeError, OverflowError, struct.error)
 """What else a zip, or torch's older files, raises where it is damaged."""
 _TO_SAFETENSORS = (
     "if you trust the file, convert it where its own package is installed: "
@@ -81,12 +83,7 @@ def load_tensors(path: str | os.PathLike[str], *, part: str | None = None) -> di
         raise ValueError(
             f"{path}: {strange[0]} is larger than what is stored of it, or no plain tensor; save a copy of it"
         )
-    size, told = path.stat().st_size, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if told > max(_MOST_SHARED * size, 2**30):
-        raise ValueError(
-            f"{path} has {size} bytes, and its tensors, which share them, would be {told}; save copies of them"
-        )
-    return tensors
+    return _not_more(tensors, path)
 
 
 def read_state(
@@ -112,8 +109,7 @@ def read_state(
     try:
         with path.open("rb") as file:
             root, read = from_zip(file, allow) if kind == "zip" else from_legacy(file, allow)
-            views = _one_state(root, _views, path, part)
-            return tensors_of(views, read)
+            return _not_more(tensors_of(_one_state(root, _views, path, part), read), path)
     except pickled.RefusedError as error:
         raise ValueError(f"{path}: {error}; {_TO_SAFETENSORS}") from error
     except OSError as error:
@@ -200,9 +196,9 @@ def _file(path: str | os.PathLike[str]) -> Path:
     """The file itself, or the one that stands for its folder."""
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in _IN_A_FOLDER if (path / name).is_file()]
+        found = [path / name for name in IN_A_FOLDER if (path / name).is_file()]
         if not found:
-            raise FileNotFoundError(f"{path} holds none of {', '.join(_IN_A_FOLDER)}; name the file itself")
+            raise FileNotFoundError(f"{path} holds none of {', '.join(IN_A_FOLDER)}; name the file itself")
         return found[0]
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; give the path of one (nothing is downloaded)")
@@ -274,6 +270,16 @@ def _one_state(loaded: Any, state: Callable[[Any], dict[str, T] | None], path: P
         told = f"{len(parts)} state dicts; choose one by part=NAME: {', '.join(parts)}" if parts else "no state dict"
         raise ValueError(f"{path} holds {told}")
     return parts[part if part is not None else next(iter(parts))]
+
+
+def _not_more(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors, if they are not far more than the file that they share: each would be copied into a model."""
+    size, told = path.stat().st_size, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if told > max(_MOST_SHARED * size, 2**30):
+        raise ValueError(
+            f"{path} has {size} bytes, and its tensors, which share them, would be {told}; save copies of them"
+        )
+    return tensors
 
 
 def _is_held(tensor: Tensor) -> bool:

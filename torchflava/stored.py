@@ -31,9 +31,12 @@ def from_legacy(file: BinaryIO, allow: Collection[str]) -> tuple[Any, Callable[[
         )
     root, stored = pickled.parse(file, allow)
     places: dict[str, tuple[int, int]] = {}
+    size = os.fstat(file.fileno()).st_size
     for key in pickled.parse(file, ()).root:
         length = int.from_bytes(file.read(8), "little") * _dtype(stored[key]).itemsize
         places[key] = (file.tell(), length)
+        if sum(places[key]) > size:
+            raise pickled.UnreadableError("a record reaches beyond the file's end")
         file.seek(length, os.SEEK_CUR)
 
     def read(record: Stored) -> bytes:

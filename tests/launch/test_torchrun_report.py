@@ -289,20 +289,51 @@ run_main(main, sys.argv[1:])
 """
 
 
-def test_ctrl_c_ends_a_script_in_a_line_whatever_its_threads_do(tmp_path: Path) -> None:
-    (tmp_path / "endless.py").write_text(ENDLESS)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored
+def endless(tmp_path: Path, before: str = "") -> subprocess.Popen[str]:
+    """The script, behind some lines more, once it is up."""
+    (tmp_path / "endless.py").write_text(before + ENDLESS)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it is ignored
     try:
         words = [sys.executable, str(tmp_path / "endless.py")]
         job = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, ours)
     assert job.stdout is not None
     assert job.stdout.readline() == "up\n"
+    return job
+
+
+def test_ctrl_c_ends_a_script_in_a_line_whatever_its_threads_do(tmp_path: Path) -> None:
+    job = endless(tmp_path)
     job.send_signal(signal.SIGINT)
     _, said = job.communicate(timeout=60)
     assert said == "\nEnded by Ctrl-C. In step 3.\n"
     assert job.returncode == -signal.SIGINT  # as Python itself ends, by which a shell knows to end its loop
+
+
+def test_ctrl_c_ends_a_script_whose_reader_it_ended_first(tmp_path: Path) -> None:
+    """As in `script 2>&1 | tee log`, where the same Ctrl-C ends tee."""
+    job = endless(tmp_path)
+    assert job.stdout is not None
+    assert job.stderr is not None
+    job.stdout.close()
+    job.stderr.close()
+    job.send_signal(signal.SIGINT)
+    try:
+        assert job.wait(timeout=20) == -signal.SIGINT
+    finally:
+        job.kill()
+
+
+def test_ctrl_c_ends_the_first_process_of_a_container(tmp_path: Path) -> None:
+    """Which the system does not end by a signal that it does not catch, nor may it seem to have succeeded."""
+    job = endless(tmp_path, "import os\nos.kill = lambda *_: None\n")
+    job.send_signal(signal.SIGINT)
+    try:
+        _, said = job.communicate(timeout=20)
+    finally:
+        job.kill()
+    assert (said, job.returncode) == ("\nEnded by Ctrl-C. In step 3.\n", 130)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")

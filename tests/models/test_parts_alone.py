@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from torchflava.codebooks import DalleCodebook, PatchCodebook, fit_patches
 from torchflava.codebooks.dalle_names import dalle_layout, dalle_to_torchmultimodal, dalle_to_transformers
+from torchflava.convert import main as convert
 from torchflava.encoders import FusionEncoder, ImageEncoder, TextEncoder, beit_image_encoder
 from torchflava.files import save_tensors
 from torchflava.models import from_pretrained, load_pretrained, save_pretrained
 from torchflava.models.layout import to_theirs
 from torchflava.models.layouts_fair import LAYOUTS as FAIR
-from torchflava.models.layouts_transformers import MODEL
+from torchflava.models.layouts_transformers import MODEL, PRETRAINING
 from torchflava.models.layouts_vit import BEIT
 
 VIT = {"width": 64, "depth": 2, "num_heads": 1, "hidden": 31, "image_size": 15, "patch_size": 5}
@@ -165,6 +166,22 @@ def test_an_encoder_under_transformers_names(tower: str, name: str, kind: type[n
 def dvae() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {name: torch.randn(shape, generator=generator) for name, shape in dalle_layout(8, 1, 37).items()}
+
+
+def test_a_codebook_among_several_state_dicts(tmp_path: Path) -> None:
+    """And with a model's, from which convert takes it."""
+    other = {name: tensor + 1 for name, tensor in dvae().items()}
+    torch.save({"encoder": dvae(), "average": other}, tmp_path / "x.pt")
+    for part, due in (("encoder", dvae()), ("average", other)):
+        assert same(from_pretrained(tmp_path / "x.pt", part=part), due)
+    with pytest.raises(ValueError, match="choose one by part=NAME: encoder, average"):
+        from_pretrained(tmp_path / "x.pt")
+    theirs = to_theirs(PRETRAINING, pretraining().state_dict())
+    theirs |= {f"image_codebook.{name}": tensor for name, tensor in dalle_to_transformers(dvae()).items()}
+    torch.save({"model": theirs, "average": theirs}, tmp_path / "flava.pt")
+    words = [str(tmp_path / name) for name in ("flava.pt", "out")]
+    convert([*words, "--to", "torchflava", "--part", "average", "--num-heads", "2"])
+    assert same(DalleCodebook.from_file(tmp_path / "out/codebook.safetensors"), dvae())
 
 
 def test_codebooks_whoever_wrote_them(tmp_path: Path) -> None:

@@ -139,6 +139,20 @@ def test_a_folder_is_the_old_one_or_the_new_one_or_refused(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "model.safetensors.index.json", "model.safetensors"])
+def test_no_other_weights_may_lie_there(other: str, tmp_path: Path) -> None:
+    """Readers take them where those that are written are gone for a moment; transformers' and ours before open_clip's."""
+    (tmp_path / other).write_bytes(b"older")
+    with pytest.raises(ValueError, match=rf"{other} has weights too, which would be taken for open_clip_model"):
+        of_open_clip(tmp_path, 0)
+    if other != "model.safetensors":
+        with pytest.raises(ValueError, match=rf"{other} has weights too, which would be taken for model\.safetensors"):
+            of_flava(tmp_path, 0)
+    assert [file.name for file in tmp_path.iterdir()] == [other]
+    with pytest.raises(NotADirectoryError, match="is a file, and a folder is written; name another place"):
+        of_flava(tmp_path / other, 0)
+
+
 def test_an_error_before_all_is_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("no space left")

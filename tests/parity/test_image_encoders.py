@@ -148,9 +148,13 @@ def test_transformers_vit_is_an_image_encoder(whole: str, left_out: set[str], wh
     if whole == "ViTForImageClassification":
         logits = theirs.classifier(loaded.model(PIXELS).normed[:, 0])
         assert_close(logits, theirs(PIXELS).logits, "logits on the class token")
-    first = first_weights(tmp_path, flava_image_encoder(**SIZES), "image_encoder")
+    first = first_weights(tmp_path, flava_image_encoder(**SIZES | {"num_heads": 3}), "image_encoder")
     assert first.unused.keys() == left_out
     assert torch.equal(first.state["norm.weight"], inner.layernorm.weight)
+    with pytest.raises(ValueError, match=r"has 3 heads in its image_encoder, this one has 2; make them equal"):
+        first_weights(tmp_path, flava_image_encoder(**SIZES), "image_encoder")
+    (tmp_path / "config.json").unlink()
+    first_weights(tmp_path, flava_image_encoder(**SIZES), "image_encoder")  # the tensors do not tell
 
 
 @torch.no_grad()

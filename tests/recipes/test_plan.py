@@ -7,6 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import flava
+
+from torchflava.codebooks import fit_patches
+from torchflava.heads import MaskedPredictionHead
+from torchflava.models import save_pretrained
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
@@ -119,6 +125,17 @@ def test_what_is_printed_starts_the_run_that_was_planned(capsys: pytest.CaptureF
         assert (config.micro_batch or of_a_gpu) == at_a_time
     assert "630 of pairs, 135 of images, 135 of texts" in out
     assert "Time is assumed, not measured: 40% of 19.5 TFLOPS" in out
+
+
+def test_a_codebook_is_found_as_a_run_finds_it(tmp_path: Path) -> None:
+    """In a folder too, beside a model's weights."""
+    images = torch.randint(0, 256, (40, 3, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    fit_patches(images, num_codes=37, patch_size=4).save(tmp_path / "codebook.safetensors")
+    save_pretrained(flava(), tmp_path / "model.safetensors")
+    for place in (tmp_path, tmp_path / "codebook.safetensors"):
+        model = planner(10**12, "--codebook", str(place)).model
+        assert isinstance(model.mim, MaskedPredictionHead)
+        assert model.mim.num_codes == 37
 
 
 @pytest.mark.parametrize(("codebook", "told"), [("nowhere/encoder.pkl", True), ("", False)])

@@ -71,19 +71,24 @@ class DalleCodebook(nn.Module):
 
     @classmethod
     def from_file(
-        cls, path: str | os.PathLike[str], *, image_size: int | None = None, precision: Precision = "fp32"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        part: str | None = None,
+        image_size: int | None = None,
+        precision: Precision = "fp32",
     ) -> Self:
         """The codebook in a file or folder, whoever wrote it.
 
         Read are: what `save` wrote; OpenAI's `encoder.pkl` (its pickle is parsed, not run; `dall_e` is not needed);
         transformers' `FlavaImageCodebook`, alone or within a `FlavaForPreTraining`; the same of TorchMultimodal's.
-        Without `image_size` it is the saved one, or 112 where the file tells none.
+        Without `image_size` it is the saved one, or 112 where the file tells none. Of several state dicts `part` is read.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged, or its tensors are not those of a dVAE's encoder.
         """
-        tensors, told = read_state(path, OPENAI_CLASSES), load_metadata(path)
+        tensors, told = read_state(path, OPENAI_CLASSES, part=part), load_metadata(path)
         if told.get("codebook") == "dalle-decoder":
             raise ValueError(f"{path} is the decoder of a dVAE; give its encoder, the codebook.safetensors of that run")
         try:

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 _HEAD_START = 5.0
 """Seconds after which another process tells a message that the first of its machine has not."""
@@ -66,11 +67,15 @@ def _end_interrupted(interrupt: KeyboardInterrupt) -> None:
     """By the signal itself, so that a shell's loop ends too, and no thread is waited for: Python's exit waits for ever for one
     that was being started when the signal came.
     """
-    if not _number("LOCAL_RANK"):
+    told = "\n" + " ".join(["Ended by Ctrl-C.", *getattr(interrupt, "__notes__", [])])
+    with suppress(OSError):  # what reads the lines, such as tee, the same Ctrl-C has ended
         sys.stdout.flush()
-        print("\n" + " ".join(["Ended by Ctrl-C.", *getattr(interrupt, "__notes__", [])]), file=sys.stderr, flush=True)
+    if not _number("LOCAL_RANK"):
+        with suppress(OSError):
+            print(told, file=sys.stderr, flush=True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
+    os._exit(128 + signal.SIGINT)  # the first process of a container, which no signal ends by itself
 
 
 def _end_with_torchrun() -> None:

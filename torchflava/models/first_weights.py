@@ -68,8 +68,7 @@ def first_weights(
     whole, unused = to_ours(layout, tensors)
     unused |= beside
     whole = {key.removeprefix("flava."): tensor for key, tensor in whole.items()}
-    if layout in LAYOUTS:
-        _check_heads(path, layout, whole, encoder, name=name)
+    _check_heads(path, layout, whole, encoder, name=name)
     part = {key.removeprefix(f"{name}."): tensor for key, tensor in whole.items() if key.startswith(f"{name}.")}
     unused |= {key: "of another part of the model" for key in whole if not key.startswith(f"{name}.")}
     wanted = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
@@ -124,7 +123,8 @@ def _fitted(key: str, tensor: Tensor, shape: tuple[int, ...], path: Path) -> Ten
 
 def _check_heads(path: Path, layout: Layout, state: Mapping[str, Tensor], encoder: nn.Module, *, name: str) -> None:
     """Heads of attention do not show in a tensor; where the file tells their number, it must be the encoder's."""
-    said = settings_in(path, layout, tower_sizes(state))[0].num_heads[TOWERS.index(name)]
+    unsaid = None if layout in LAYOUTS else 0
+    said = settings_in(path, layout, tower_sizes(state), heads=unsaid)[0].num_heads[TOWERS.index(name)]
     blocks = getattr(getattr(encoder, "trunk", None), "blocks", None)
     num_heads = blocks[0].attention.num_heads if blocks else said
     if said not in (0, num_heads):

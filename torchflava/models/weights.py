@@ -139,7 +139,7 @@ def _load(path: str | os.PathLike[str], revision: str | None, part: str | None, 
     path = find_or_fetch(path, revision)
     tensors, beside = tensors_in(path, part)
     if _is_codebook(path, tensors):
-        return _codebook(path, options)
+        return _codebook(path, part, options)
     layout = recognise(LAYOUTS + ENCODERS, tensors)
     if layout in layouts_vit.LAYOUTS:
         tensors = layouts_vit.completed(tensors)
@@ -160,16 +160,15 @@ def _is_codebook(path: Path, tensors: Mapping[str, Tensor]) -> bool:
     return "codebook" in load_metadata(path) or any(name in tensors for name in names)
 
 
-def _codebook(path: Path, options: Options) -> Loaded:
+def _codebook(path: Path, part: str | None, options: Options) -> Loaded:
     num_heads, image_size, attend_to_padding, quick_gelu = options
     if quick_gelu is not None:
         raise ValueError(f"{path} is a codebook, and quick_gelu is CLIP's; leave it out")
     if num_heads is not None or attend_to_padding is not None:
         raise ValueError(f"{path} is a codebook, which has no attention; leave num_heads and attend_to_padding out")
     if load_metadata(path).get("codebook") != "patches":
-        return Loaded(
-            DalleCodebook.from_file(path, image_size=image_size), "a dVAE's encoder", Settings((), ()), {}, {}
-        )
+        codebook = DalleCodebook.from_file(path, part=part, image_size=image_size)
+        return Loaded(codebook, "a dVAE's encoder", Settings((), ()), {}, {})
     if image_size is not None:
         raise ValueError(f"{path} is a codebook of patches, of one size; leave image_size={image_size} out")
     return Loaded(load_codebook(path), "torchflava's PatchCodebook", Settings((), ()), {}, {})

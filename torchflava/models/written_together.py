@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torchflava.files import IN_A_FOLDER
+
 
 @contextmanager
 def together(folder: Path, weights: str) -> Iterator[Path]:
@@ -20,8 +22,16 @@ def together(folder: Path, weights: str) -> Iterator[Path]:
         weights: the name of the file that has them.
 
     Raises:
+        ValueError: for a folder with weights under another name, which a reader may take for these.
         OSError: if something cannot be written or put in its place.
     """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, and a folder is written; name another place")
+    others = [folder / name for name in IN_A_FOLDER if name != weights and (folder / name).exists()]
+    if others and weights in IN_A_FOLDER:
+        raise ValueError(
+            f"{others[0]} has weights too, which would be taken for {weights}; name another folder, or remove it"
+        )
     new = not folder.is_dir()
     made = folder / f".{os.getpid()}.partial"
     shutil.rmtree(made, ignore_errors=True)  # of a process that was killed and had the same number
