@@ -279,8 +279,8 @@ from torchflava.launch.worker import run_main
 
 def main(words):
     threading.Thread(target=threading.Event().wait).start()
-    print("up", flush=True)
     try:
+        print("up", flush=True)
         time.sleep(120)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note("In step 3.")
