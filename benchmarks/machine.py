@@ -1,6 +1,5 @@
 """Where a benchmark ran, with which every page in `results/` begins: processor or GPU, versions, commit. And the memory taken."""
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -51,11 +50,12 @@ def from_now_on(device: str = "cpu") -> float:
     """Forget how much memory was taken at most; what is now, in MB."""
     import torch
 
+    from torchflava.training.allocator import give_back_freed_memory
+
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
-        if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-            library.malloc_trim(0)  # what was freed and kept would not be seen to be taken again
+        give_back_freed_memory()  # what was freed and kept would not be seen to be taken again
         Path("/proc/self/clear_refs").write_text("5")
     return most(device)
 

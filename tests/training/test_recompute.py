@@ -50,7 +50,7 @@ def test_products_run_once_and_what_is_cheap_twice(how: Any, products: int, chea
 @pytest.mark.parametrize(("how", "times"), [("none", 0), ("selective", 0), ("full", 2)])
 def test_memory_is_given_back_at_every_tenth_unit_of_backward(how: Any, times: int, monkeypatch: Any) -> None:
     given: list[int] = []
-    monkeypatch.setattr(training, "_malloc_trim", lambda: given.append)
+    monkeypatch.setattr(training, "give_back_freed_memory", lambda: given.append(0))
     units = nn.Sequential(*(Net() for _ in range(23)))
     recompute(units, how)
     loss = units(torch.randn(3, 5)).sum()
@@ -61,7 +61,7 @@ def test_memory_is_given_back_at_every_tenth_unit_of_backward(how: Any, times: i
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_the_c_library_has_what_gives_memory_back() -> None:
-    assert training._malloc_trim()(0) in (0, 1)
+    assert training.give_back_freed_memory() in (False, True)
 
 
 def test_a_pairs_texts_come_before_its_images() -> None:

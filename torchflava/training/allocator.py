@@ -7,6 +7,7 @@ first touched. Source: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD. What i
 import ctypes
 import os
 import sys
+from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _NEVER, _LARGEST = -1, 1 << 30  # bytes
@@ -21,12 +22,25 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the library was told so, and agreed.
     """
-    if sys.platform != "linux" or _is_set_by_user():
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):  # musl
+    library = None if _is_set_by_user() else _gnu_library()
+    if library is None:
         return False
     return bool(library.mallopt(_MMAP_THRESHOLD, _LARGEST) and library.mallopt(_TRIM_THRESHOLD, _NEVER))
+
+
+def give_back_freed_memory() -> bool:
+    """Give back, once, what this process has freed; whether there was any (malloc_trim(3))."""
+    library = _gnu_library()
+    return library is not None and bool(library.malloc_trim(0))
+
+
+@cache
+def _gnu_library() -> ctypes.CDLL | None:
+    """None on other systems, and where the C library is another (musl)."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
 
 
 def _is_set_by_user() -> bool:

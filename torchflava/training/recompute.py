@@ -3,15 +3,15 @@
 Source: torch.utils.checkpoint (torch 2.14); named as torchtitan names the two ways. Measured in docs/decisions/0073.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from torchflava.training.allocator import give_back_freed_memory
 
 Recompute = Literal["none", "selective", "full"]
 """What is computed again: nothing; all but the results of dear products; or all."""
@@ -94,10 +94,5 @@ class _Heap:
     def trim(self, _: Tensor) -> None:
         """Backward is at another unit."""
         self.passed += 1
-        if self.passed % _TRIM_EVERY == 0 and (give_back := _malloc_trim()) is not None:
-            give_back(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        if self.passed % _TRIM_EVERY == 0:
+            give_back_freed_memory()
