@@ -207,6 +207,15 @@ def serving() -> Iterator[Hub]:
         thread.join()
 
 
+@contextmanager
+def only_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
+    """A server that is the Hub for as long as it lasts."""
+    with serving() as hub:
+        use(hub, monkeypatch, folder)
+        yield hub
+        huggingface_hub.utils.close_session()
+
+
 def use(hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """As with HF_ENDPOINT and HF_HOME, which are read when the library is imported, and without a token."""
     constants = huggingface_hub.constants

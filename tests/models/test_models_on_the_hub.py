@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import huggingface_hub.utils
 import pytest
 import torch
-from fake_hub import TOKEN, Hub, commit_of, serving, use
+from fake_hub import TOKEN, Hub, commit_of, only_hub, serving
 from tiny import VOCAB_SIZE, flava, pretraining
 
 from torchflava.export import Export, export
@@ -34,10 +34,8 @@ from torchflava.transforms import WordPiece
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving() as hub:
-        use(hub, monkeypatch, tmp_path)
+    with only_hub(monkeypatch, tmp_path) as hub:
         yield hub
-        huggingface_hub.utils.close_session()
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:

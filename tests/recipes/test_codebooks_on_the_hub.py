@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import huggingface_hub.utils
 import pytest
 import torch
-from fake_hub import TOKEN, Hub, serving, use
+from fake_hub import TOKEN, Hub, only_hub
 from tiny import NUM_CODES, flava, one_width
 
 from torchflava.codebooks import DalleCodebook, PatchCodebook, fit_patches, load_codebook
@@ -36,10 +36,8 @@ Book = DalleCodebook | PatchCodebook
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving() as hub:
-        use(hub, monkeypatch, tmp_path)
+    with only_hub(monkeypatch, tmp_path) as hub:
         yield hub
-        huggingface_hub.utils.close_session()
 
 
 def dalle(seed: int = 0) -> DalleCodebook:
